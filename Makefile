@@ -1,0 +1,62 @@
+# Everything a checkout needs: git, make and a Python of at least 3.11.
+# Environments live in .venv/ and are built once; PYTHON=... chooses another Python, and builds anew.
+
+PYTHON ?= $(shell .ci/python)
+
+# What pip installs of the package's extras into .venv/NAME.
+EXTRAS_demo =
+EXTRAS_test = [testing]
+EXTRAS_lint = [lint]
+EXTRAS_docs = [docs]
+
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint typecheck docs bench-memory dist-check clean FORCE
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-14s %s\n", $$1, $$2 }'
+
+demo: .venv/demo/.complete ## serve the jobs application
+	@echo 'The jobs application: http://localhost:6543/jobs/demo (Ctrl-C stops it)'
+	@PYTHONPATH=examples/jobs exec .venv/demo/bin/pserve examples/jobs/development.ini
+
+test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pytest)
+	CHROMIUM="$$(.ci/chromium)" .venv/test/bin/python -m pytest --cov $(ARGS)
+
+lint: .venv/lint/.complete ## run ruff
+	.venv/lint/bin/ruff check .
+	.venv/lint/bin/ruff format --check .
+
+typecheck: .venv/lint/.complete ## run mypy
+	.venv/lint/bin/mypy
+
+docs: .venv/docs/.complete ## build the documentation, warnings as errors
+	.venv/docs/bin/sphinx-build -E -W -n --keep-going -b html docs docs/_build/html
+
+bench-memory: .venv/demo/.complete ## measure the memory of a listener
+	.venv/demo/bin/python benchmarks/memory.py
+
+dist-check: .venv/dist/.complete ## build sdist and wheel, and import them where nothing else is
+	.ci/dist-check .venv/dist/bin/python
+
+clean: ## remove the environments and all that was built
+	rm -rf .venv build dist docs/_build htmlcov stargate.egg-info
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/%/.complete: .venv/python setup.cfg setup.py pyproject.toml
+	$(PYTHON) -m venv --clear .venv/$*
+	.venv/$*/bin/python $(PIP_INSTALL) --editable '.$(EXTRAS_$*)'
+	@touch $@
+
+.venv/dist/.complete: .venv/python
+	$(PYTHON) -m venv --clear .venv/dist
+	.venv/dist/bin/python $(PIP_INSTALL) build
+	@touch $@
+
+# Looked at each time and written when it has changed: only then are the environments out of date.
+.venv/python: FORCE
+	@mkdir -p .venv
+	@$(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])' > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi

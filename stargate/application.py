@@ -1,0 +1,261 @@
+"""The gate of an application: its addresses, its listeners, and which application is meant.
+
+A resource asks for its application's gate and sends through it; so does code with a path only.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import weakref
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyramid.interfaces import IRendererFactory
+from pyramid.renderers import RendererHelper
+from pyramid.threadlocal import manager
+from pyramid.traversal import resource_path
+from zope.interface import implementer
+
+from stargate.backplane.memory import MemoryBackplane
+from stargate.exceptions import AmbiguousApplication, NoAddress
+from stargate.interfaces import IGate
+from stargate.message import Message
+from stargate.pubsub import Listeners, Topics
+from stargate.settings import Limits, limits
+from stargate.walk import NOBODY, Walks
+from stargate.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from pyramid.registry import Registry
+
+    from stargate.connection import Connection
+    from stargate.engine.hub import Engine
+
+log = logging.getLogger(__name__)
+
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+
+@implementer(IGate)
+class Gate:
+    """The way in to one application's listeners; ``stargate.gate(registry)`` finds it."""
+
+    def __init__(self, registry: Registry | None, settings: Mapping[str, Any] | None = None):
+        self.settings = settings
+        self.limits = limits(settings) if settings is not None else Limits()
+        self._registry = weakref.ref(registry) if registry is not None else None
+        self._topics = Topics()
+        self._engine: Engine | None = None
+        self._walks = Walks()
+        self._backplane = MemoryBackplane(self._deliver)
+        self._told = False
+
+    # For everybody, from any greenlet and any OS thread.
+
+    def send(
+        self,
+        target: object,
+        message: str | bytes,
+        *,
+        exclude: WebSocket | Iterable[WebSocket] = (),
+    ) -> None:
+        """Send ``message`` to every listener of ``target``, a resource or an address.
+
+        ``str`` goes as text, ``bytes`` as binary, anything else is a ``TypeError``. The listeners
+        in ``exclude`` are left out. Never waits for a listener. Raises
+        :class:`~stargate.exceptions.NoAddress` for a resource without a place in the tree.
+        """
+        self._publish(self.address(target), Message(message), exclude)
+
+    def send_json(
+        self, target: object, value: Any, *, exclude: WebSocket | Iterable[WebSocket] = ()
+    ) -> None:
+        """Send ``value`` as text, written once by the application's JSON renderer.
+
+        Adapters of the renderer are called with ``request=None``: one message has many readers.
+        """
+        self._publish(self.address(target), Message(self.to_json(value)), exclude)
+
+    def listeners(self, target: object) -> Listeners:
+        """The listeners of ``target`` in this process at this moment."""
+        return self._topics.listeners(self.address(target))
+
+    def add_listener(self, target: object, websocket: WebSocket) -> None:
+        """Make ``websocket`` a listener of ``target``; twice is once.
+
+        Raises :class:`~stargate.exceptions.ConnectionClosed` when it has ended.
+        """
+        if websocket.closed:
+            raise websocket._closed_error()
+        self._in_engine(self._topics.join, websocket, self.address(target))
+
+    def remove_listener(self, target: object, websocket: WebSocket) -> None:
+        """Undo :meth:`add_listener`; without one it does nothing."""
+        self._in_engine(self._topics.leave, websocket, self.address(target))
+
+    def address(self, target: object) -> Hashable:
+        """The address of a resource; a string is one already."""
+        return target if isinstance(target, str) else address_of(target)
+
+    def to_json(self, value: Any) -> str:
+        """``value`` as the application's JSON renderer writes it, with no request."""
+        registry = self._registry() if self._registry is not None else None
+        factory = registry and registry.queryUtility(IRendererFactory, name="json")
+        if not factory:
+            return json.dumps(value)
+        render = factory(RendererHelper(name="json", registry=registry))
+        text = render(value, {"request": None})
+        return text.decode() if isinstance(text, bytes) else text
+
+    # For the view that opens a connection.
+
+    def bind(self, engine: Engine) -> Walks:
+        """Deliver on ``engine`` from here on; returns the walks that all its gates share."""
+        if self._engine is not engine:
+            if self._bound() is not None and len(self._topics):
+                raise RuntimeError("this application is being served by another thread already")
+            self._engine = engine
+            self._walks = engine.shared.setdefault(Walks, Walks(engine))
+        return self._walks
+
+    def _bound(self) -> Engine | None:
+        if self._engine is not None and self._engine.closed:
+            self._engine, self._walks = None, Walks()
+        return self._engine
+
+    def _in_engine(self, function: Any, *args: Any) -> None:
+        engine = self._bound()
+        if engine is None or engine.in_own_thread():
+            function(*args)
+        else:
+            engine.ask_from_thread(function, *args)
+
+    # On the way of a message.
+
+    def _publish(
+        self, address: Hashable, message: Message, exclude: WebSocket | Iterable[WebSocket]
+    ) -> None:
+        if isinstance(exclude, WebSocket):
+            excluded: frozenset[Connection] = frozenset((exclude,))
+        else:
+            excluded = frozenset(exclude) if exclude else NOBODY
+        self._backplane.publish(address, message, excluded)
+
+    def _deliver(self, address: Hashable, message: Message, exclude: frozenset[Connection]) -> None:
+        engine = self._bound()
+        if engine is None:
+            self._tell_alone(address)
+        elif not engine.in_own_thread():
+            engine.call_from_thread(self._walk, address, message, exclude)
+            return
+        self._walk(address, message, exclude)
+
+    def _walk(self, address: Hashable, message: Message, exclude: frozenset[Connection]) -> None:
+        listeners = self._topics.listeners(address)
+        if listeners:
+            self._walks.add(listeners, message, exclude)
+
+    def _tell_alone(self, address: Hashable) -> None:
+        if not self._told and not self._topics.listeners(address):
+            self._told = True
+            log.warning(
+                "a message for %s was sent in a process that has no WebSocket open: with the "
+                "'memory' backplane it reaches nobody elsewhere. stargate.backplane is the setting "
+                "that carries messages between processes",
+                address,
+            )
+
+
+class _Unattached(Gate):
+    """For a process with no application: each object is its own address, by identity."""
+
+    def address(self, target: object) -> Hashable:
+        return target if isinstance(target, str) else _Identity(target)
+
+    def _tell_alone(self, address: Hashable) -> None:
+        """Nobody expects to reach anybody from here."""
+
+
+class _Identity:
+    """An object as a key, which keeps it alive: no other object can come by its ``id()``."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: object) -> None:
+        self._target = target
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other._target is self._target
+
+    def __hash__(self) -> int:
+        return id(self._target)
+
+
+_unattached = _Unattached(None)
+
+
+def register(gate: Gate, registry: Registry) -> None:
+    """Make ``gate`` the gate of ``registry``."""
+    registry.registerUtility(gate, IGate)
+    _gates.add(gate)
+
+
+def gate(registry: Registry) -> Gate:
+    """The gate of the application with this ``registry``; ``LookupError`` without stargate."""
+    found: Gate | None = registry.queryUtility(IGate)
+    if found is None:
+        raise LookupError(
+            f"the application with the registry {registry.__name__!r} has no gate: "
+            "config.include('stargate') is missing, or not committed yet"
+        )
+    return found
+
+
+def current_gate() -> Gate:
+    """The gate that a resource means: the current request's, or the only one of this process.
+
+    Raises :class:`~stargate.exceptions.AmbiguousApplication` where there are several.
+    """
+    current = manager.get()
+    request = current["request"]
+    registry = request.registry if request is not None else current["registry"]
+    found: Gate | None = registry.queryUtility(IGate)
+    if found is not None:
+        return found
+    gates = list(_gates)
+    if len(gates) > 1:
+        del gates
+        gc.collect()  # Applications are cycles: one that is gone may still be about.
+        gates = list(_gates)
+    if not gates:
+        return _unattached
+    if len(gates) == 1 and request is None:
+        return gates[0]
+    raise AmbiguousApplication(len(gates), request is not None)
+
+
+def address_of(resource: object) -> str:
+    """The address of ``resource``: its ``stargate_address()``, or else its path in the tree."""
+    own = getattr(resource, "stargate_address", None)
+    if own is None:
+        return location(resource)
+    address = own()
+    if not isinstance(address, str) or not address:
+        raise NoAddress(resource, f"its stargate_address() returned {address!r}, not a string")
+    return address
+
+
+def location(resource: Any) -> str:
+    """The path of ``resource`` in its tree, as ``pyramid.traversal.resource_path`` writes it.
+
+    Only for a resource that has a place of its own: with a ``__name__`` and, but for the root, a
+    ``__parent__``. Two that have none would have the same path, and hear each other.
+    """
+    name = getattr(resource, "__name__", None)
+    if name is None:
+        raise NoAddress(resource, "it has no __name__")
+    if name and getattr(resource, "__parent__", None) is None:
+        raise NoAddress(resource, f"it has the __name__ {name!r} but no __parent__")
+    return str(resource_path(resource))

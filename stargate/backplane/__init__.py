@@ -1,0 +1,1 @@
+"""What carries messages from the process that sends to the processes that listen."""

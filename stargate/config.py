@@ -1,0 +1,212 @@
+"""What ``config.include("stargate")`` adds: directives, predicate, deriver, the gate, and 426."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import venusian
+from pyramid.exceptions import ConfigurationError, PredicateMismatch
+from pyramid.httpexceptions import HTTPNotImplemented
+from pyramid.settings import aslist
+
+from stargate.application import Gate, register
+from stargate.connection import protocol_log
+from stargate.engine import has_socket
+from stargate.handshake import (
+    Accepted,
+    OriginPolicy,
+    Refused,
+    is_websocket,
+    negotiate,
+    split_origin,
+)
+from stargate.settings import read_application
+from stargate.view import HANDSHAKE, WebSocketView, overrides, refusal
+
+if TYPE_CHECKING:
+    from pyramid.config import Configurator
+    from pyramid.request import Request
+    from pyramid.response import Response
+
+log = logging.getLogger(__name__)
+
+#: In the environ of a request that a view would have taken, had it asked for a WebSocket.
+UPGRADE_REQUIRED = "stargate.upgrade_required"
+
+UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+
+
+def includeme(config: Configurator) -> None:
+    """Called by ``config.include("stargate")``; reads the ``stargate.*`` settings."""
+    settings = read_application(config.registry.settings)
+    for origin in settings["allowed_origins"]:
+        _check_origin("stargate.allowed_origins", origin)
+    _register_gate(config, settings)
+    config.add_directive("add_websocket_view", add_websocket_view)
+    config.add_view_predicate("websocket", WebSocketPredicate, weighs_more_than="custom")
+    config.add_view_deriver(handshake_deriver, "websocket_handshake")
+    config.add_request_method(
+        lambda request: is_websocket(None, request), "is_websocket", reify=True
+    )
+    config.add_exception_view(upgrade_required, context=PredicateMismatch, request_method="GET")
+    if protocol_log.level == logging.NOTSET:
+        protocol_log.setLevel(logging.WARNING)  # Below it, a line or two for each connection.
+
+
+def _register_gate(config: Configurator, settings: dict[str, Any]) -> None:
+    gate = Gate(config.registry, settings)
+    intr = config.introspectable("stargate", "gate", "the gate of this application", "gate")
+    intr.update(settings)
+    # At once: a resource may send while the rest of the configuration goes on.
+    register(gate, config.registry)
+    config.action(("stargate", "gate"), introspectables=(intr,))
+
+
+def add_websocket_view(config: Configurator, view: Any = WebSocketView, **options: Any) -> None:
+    """Register a view for WebSockets: all that ``config.add_view`` takes, and two more.
+
+    ``subprotocols``: those that the view speaks, best first; a peer that offers none of them is
+    refused with 400. ``allowed_origins``: in the place of ``stargate.allowed_origins``. Raises
+    ``ConfigurationError`` for a view that overrides ``handler`` and one of the others.
+    """
+    view = config.maybe_dotted(view)
+    check_view(view)
+    if options.setdefault("websocket", True) is not True:
+        raise ConfigurationError("add_websocket_view() is for websocket=True; use add_view()")
+    config.add_view(view, **options)
+
+
+class websocket_view_config:  # noqa: N801 - named as pyramid.view.view_config is
+    """A decorator for a WebSocketView, found by ``config.scan()``.
+
+    Takes what ``config.add_websocket_view`` takes; several may be stacked.
+    """
+
+    venusian = venusian
+
+    def __init__(self, **options: Any) -> None:
+        self._depth = options.pop("_depth", 0)
+        self._category = options.pop("_category", "pyramid")
+        self.options = options
+
+    def __call__(self, wrapped: Any) -> Any:
+        options = self.options.copy()
+
+        def callback(context: Any, _name: str, found: Any) -> None:
+            config = context.config.with_package(info.module)
+            config.add_websocket_view(view=found, **options)
+
+        info = self.venusian.attach(
+            wrapped, callback, category=self._category, depth=self._depth + 1
+        )
+        options["_info"] = info.codeinfo
+        return wrapped
+
+
+class WebSocketPredicate:
+    """``websocket=True``: the request asks for a WebSocket; ``False``: it does not."""
+
+    def __init__(self, value: Any, _info: Any) -> None:
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"websocket = {value!r}: it must be True or False")
+        self.value = value
+
+    def text(self) -> str:
+        return f"websocket = {self.value}"
+
+    phash = text
+
+    def __call__(self, context: object, request: Request) -> bool:
+        if is_websocket(context, request) == self.value:
+            return True
+        if self.value:
+            request.environ[UPGRADE_REQUIRED] = True
+        return False
+
+
+def upgrade_required(_mismatch: PredicateMismatch, request: Request) -> Response:
+    """426 for a plain GET where only a WebSocket is served, else leave it to the next view."""
+    if UPGRADE_REQUIRED not in request.environ:
+        raise PredicateMismatch("not for want of an upgrade")
+    return refusal(Refused(426, "This address is served to WebSockets only.", UPGRADE_HEADERS))
+
+
+def handshake_deriver(view: Any, info: Any) -> Any:
+    """Judge the handshake inside the permission check and before the view's ``__init__``."""
+    options = info.options
+    if options.get("websocket") is not True:
+        for name in handshake_deriver.options:  # type: ignore[attr-defined]
+            if options.get(name):
+                raise ConfigurationError(f"{name} goes with websocket=True only")
+        return view
+    check_view(info.original_view)
+    judge = _judge(info)
+
+    def judged(context: Any, request: Request) -> Response:
+        accepted = judge(request)
+        if not isinstance(accepted, Accepted):
+            return accepted
+        request.environ[HANDSHAKE] = accepted
+        return view(context, request)
+
+    return judged
+
+
+handshake_deriver.options = ("subprotocols", "allowed_origins")  # type: ignore[attr-defined]
+
+
+def check_view(view: Any) -> None:
+    """Raise ``ConfigurationError`` for a view with two styles at once."""
+    if isinstance(view, type) and issubclass(view, WebSocketView):
+        others = overrides(view, "on_open", "on_message", "on_close")
+        if others and overrides(view, "handler"):
+            raise ConfigurationError(
+                f"{view.__module__}.{view.__qualname__} overrides handler and {', '.join(others)}: "
+                "handler has the WebSocket for itself, so the others would never be called"
+            )
+
+
+def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
+    settings = info.registry.settings
+    subprotocols = tuple(aslist(info.options.get("subprotocols") or ()))
+    allowed = info.options.get("allowed_origins")
+    if allowed is None:
+        allowed = settings.get("stargate.allowed_origins", ())
+    for origin in aslist(allowed):
+        _check_origin("allowed_origins", origin)
+    origins = OriginPolicy(
+        tuple(aslist(allowed)), tuple(aslist(settings.get("pyramid.csrf_trusted_origins", ())))
+    )
+    compression = settings.get("stargate.compression") == "deflate"
+
+    def judge(request: Request) -> Accepted | Response:
+        if not has_socket(request.environ):
+            return _no_socket(request)
+        found = negotiate(
+            request.environ, origins=origins, subprotocols=subprotocols, compression=compression
+        )
+        if isinstance(found, Accepted):
+            return found
+        log.info("refused a WebSocket at %s: %s", request.path, found.reason)
+        return refusal(found)
+
+    return judge
+
+
+def _no_socket(request: Request) -> Response:
+    server = request.environ.get("SERVER_SOFTWARE") or "the WSGI server"
+    why = (
+        f"{server} has no way to give a WebSocket its connection. Put "
+        "`use = egg:stargate#eventlet` into [server:main]"
+    )
+    log.error("refused a WebSocket at %s: %s", request.path, why)
+    return HTTPNotImplemented(why)
+
+
+def _check_origin(name: str, origin: str) -> None:
+    if origin != "*" and split_origin(origin) is None:
+        raise ConfigurationError(
+            f"{name} = {origin!r}: it must be an origin, as in https://example.com:8443, or *"
+        )

@@ -1,0 +1,391 @@
+"""One open connection: bytes in and out of a non-blocking socket, frames, and how it ends.
+
+No greenlet waits here and no view is known: ``websocket.py`` adds what a handler holds. Everything
+belongs to the engine's own OS thread.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from websockets.frames import Opcode
+from websockets.protocol import OPEN as PROTOCOL_OPEN
+from websockets.protocol import Protocol, Side
+
+from stargate.outbox import Outbox
+
+if TYPE_CHECKING:
+    from websockets.extensions import Extension
+    from websockets.frames import Frame
+
+    from stargate.engine.hub import Engine
+    from stargate.pubsub import Topic
+    from stargate.settings import Limits
+    from stargate.walk import Walks
+
+log = logging.getLogger(__name__)
+protocol_log = logging.getLogger("stargate.protocol")
+
+READ, WRITE, BROKEN = 0x001, 0x004, 0x008 | 0x010
+
+#: Unsent bytes that the kernel keeps for a peer that does not read; the rest waits in the outbox,
+#: where it is counted. Without this it is the send buffer's 4 MB.
+NOTSENT_LOWAT = 65_536
+
+#: ``sendmsg`` calls for one socket in one turn of the hub.
+SENDS_A_TURN = 16
+
+NORMAL, GOING_AWAY, NO_CODE, LOST = 1000, 1001, 1005, 1006
+INVALID_DATA, TRY_LATER = 1007, 1013
+
+
+class State(enum.Enum):
+    """Where a connection is in its life.
+
+    ========  =======================================  ==================================
+    state     what it means                            what leads out of it
+    ========  =======================================  ==================================
+    OPEN      messages go both ways                    a close frame either way, or a loss
+    CLOSING   over for the application; the close      the peer's end, a loss, or
+              handshake and queued bytes remain        ``close_timeout``
+    CLOSED    the descriptor is closed                 nothing
+    ========  =======================================  ==================================
+    """
+
+    OPEN = 1
+    CLOSING = 2
+    CLOSED = 3
+
+
+class Connection:
+    """A socket that speaks WebSocket, from the end of its handshake on."""
+
+    __slots__ = (
+        "__weakref__",
+        "_deadline",
+        "_disposed",
+        "_engine",
+        "_eof_due",
+        "_events",
+        "_fd",
+        "_fragments",
+        "_limits",
+        "_outbox",
+        "_protocol",
+        "_served",
+        "_sock",
+        "_topics",
+        "_walks",
+        "_window_bits",
+        "_write",
+        "close_code",
+        "close_reason",
+        "state",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        engine: Engine,
+        walks: Walks,
+        limits: Limits,
+        extensions: list[Extension],
+    ) -> None:
+        self._sock, self._fd = sock, sock.fileno()
+        self._engine, self._walks, self._limits = engine, walks, limits
+        self._protocol = Protocol(
+            Side.SERVER, max_size=limits.max_message_size, logger=protocol_log
+        )
+        self._protocol.extensions = extensions
+        #: The window of a peer that takes compressed frames; ``None`` for plain ones.
+        self._window_bits: int | None = (
+            extensions[0].local_max_window_bits if extensions else None  # type: ignore[attr-defined]
+        )
+        self._outbox: Outbox | None = None
+        #: Takes a buffer, answers how many bytes of it are taken care of: the socket's own ``send``
+        #: while nothing waits, ``_queue`` while something does, ``len`` when all is over.
+        self._write: Callable[[bytes], int] = sock.send
+        self._events = 0
+        self._eof_due = False
+        self._deadline: Any = None
+        self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+        self._fragments: list[Any] | None = None
+        #: The number of the last walk that this connection was part of, or was settled for.
+        self._served = 0
+        self._topics: tuple[Topic, ...] = ()
+        self.state = State.OPEN
+        self.close_code: int | None = None
+        self.close_reason: str | None = None
+
+    # What those above add.
+
+    def _on_message(self, message: str | bytes) -> None:
+        """A whole message has come in."""
+
+    def _on_input(self) -> None:
+        """All that came in at once has been handed to ``_on_message``; on the hub."""
+
+    def _on_end(self) -> None:
+        """It is over for the application: called once, wherever the end was noticed."""
+
+    def _on_drained(self) -> None:
+        """Bytes have left the outbox, or it is gone."""
+
+    # Opening.
+
+    def _open(self, response: bytes, early: bytes) -> None:
+        """Send the handshake's answer, then read; ``early`` came in with the handshake."""
+        sock = self._sock
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+        self._engine.connections.add(self)
+        self._events = READ
+        self._engine.watch(self._fd, READ, self._on_ready)
+        self._put(response)
+        if early:
+            self._engine.call_soon(self._receive, early)
+
+    # Reading.
+
+    def _on_ready(self, events: int) -> None:
+        if events & WRITE:
+            self._drain()
+        if not events & ~WRITE or self.state is State.CLOSED:
+            return
+        if self._events & READ:
+            self._read()
+        elif events & BROKEN:
+            self._lose()
+
+    def _read(self) -> None:
+        buffer = self._engine.read_buffer
+        try:
+            size = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        if size:
+            self._receive(buffer[:size])
+        else:
+            self._lose()
+
+    def _receive(self, data: memoryview | bytes) -> None:
+        if self.state is State.CLOSED:
+            return
+        protocol = self._protocol
+        protocol.receive_data(data)  # type: ignore[arg-type]
+        for frame in protocol.events_received():
+            self._on_frame(frame)  # type: ignore[arg-type]
+        writes = protocol.data_to_send()
+        if writes:
+            self._answer(writes)
+        self._on_input()
+
+    def _on_frame(self, frame: Frame) -> None:
+        if self.state is not State.OPEN:
+            return
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if frame.fin:
+                self._on_payload(opcode, frame.data)
+            else:
+                self._fragments = [opcode, frame.data]
+        elif opcode is Opcode.CONT and self._fragments is not None:
+            self._fragments.append(frame.data)
+            if frame.fin:
+                first, *parts = self._fragments
+                self._fragments = None
+                self._on_payload(first, b"".join(parts))
+
+    def _on_payload(self, opcode: Opcode, payload: Any) -> None:
+        if opcode is Opcode.BINARY:
+            self._on_message(bytes(payload))
+            return
+        try:
+            message = str(payload, "utf-8")
+        except UnicodeDecodeError as error:
+            self._protocol.fail(INVALID_DATA, f"{error.reason} at position {error.start}")
+            self._answer(self._protocol.data_to_send())
+        else:
+            self._on_message(message)
+
+    def _set_reading(self, reading: bool) -> None:
+        self._set_events(self._events | READ if reading else self._events & ~READ)
+
+    def _set_events(self, events: int) -> None:
+        if events != self._events and self.state is not State.CLOSED:
+            self._events = events
+            self._engine.rewatch(self._fd, events)
+
+    # Writing.
+
+    def _put(self, buffer: bytes) -> None:
+        """Send ``buffer``, or queue what the socket does not take; a broken socket ends it."""
+        if self._outbox is not None:
+            self._outbox.append(buffer)
+            return
+        try:
+            sent = self._sock.send(buffer)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lose()
+            return
+        if sent != len(buffer):
+            self._hold(buffer, sent)
+
+    def _hold(self, buffer: bytes, sent: int) -> None:
+        """The socket took only ``sent`` bytes of ``buffer``: from here on an outbox has it."""
+        self._outbox = Outbox()
+        self._outbox.append(buffer, sent)
+        if self.state is State.OPEN:
+            self._write = self._queue
+        self._set_events(self._events | WRITE)
+
+    def _queue(self, buffer: bytes) -> int:
+        """Queue ``buffer`` behind what waits already, or give up a peer that lets it pile up."""
+        outbox, bound = self._outbox, self._limits.outbox_size
+        if outbox is not None and outbox.size >= bound:
+            self._drain()  # Once more, before it is called slow.
+            outbox = self._outbox
+        if self.state is not State.OPEN:
+            pass
+        elif outbox is None:
+            self._put(buffer)
+        elif outbox.size < bound:
+            outbox.append(buffer)
+        else:
+            self._give_up(outbox)
+        return len(buffer)
+
+    def _drain(self) -> None:
+        outbox = self._outbox
+        if outbox is None:
+            return
+        try:
+            for _ in range(SENDS_A_TURN):
+                outbox.advance(self._sock.sendmsg(outbox.gather()))
+                if not outbox.size:
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lose()
+            return
+        if not outbox.size:
+            self._outbox = None
+            if self.state is State.OPEN:
+                self._write = self._sock.send
+            self._set_events(self._events & ~WRITE)
+            self._finish_sending()
+        self._on_drained()
+
+    def _give_up(self, outbox: Outbox) -> None:
+        """The peer does not read: drop what waits, say 1013 behind the frame it is in."""
+        dropped = outbox.size
+        outbox.keep_started()
+        self._engine.spawn(
+            log.warning,
+            "closing a slow WebSocket (%s): %d bytes waited for it, and stargate.outbox_size is %d",
+            self._describe(),
+            dropped,
+            self._limits.outbox_size,
+        )
+        self._start_closing(TRY_LATER, "too slow")
+
+    def _describe(self) -> str:
+        return f"descriptor {self._fd}"
+
+    # Ending.
+
+    def _start_closing(self, code: int, reason: str) -> None:
+        """Send a close frame of ours; the peer has ``close_timeout`` to answer."""
+        self._protocol.send_close(code, reason)
+        self._answer(self._protocol.data_to_send())
+
+    def _answer(self, writes: list[bytes]) -> None:
+        """Send what the protocol wants sent; a close frame among it is the end of the rest."""
+        for data in writes:
+            if self.state is State.CLOSED:
+                return
+            if data:
+                self._put(data)
+            else:
+                self._eof_due = True
+        protocol = self._protocol
+        if self.state is State.OPEN and protocol.state is not PROTOCOL_OPEN:
+            ours, theirs = protocol.close_sent, protocol.close_rcvd
+            close = theirs if theirs is not None and ours == theirs else ours
+            if close is None:
+                self._end(LOST, "")
+            else:
+                self._end(int(close.code), close.reason)
+        self._finish_sending()
+
+    def _end(self, code: int, reason: str) -> None:
+        """It is over for the application: no message comes or goes from here on."""
+        if self.state is not State.OPEN:
+            return
+        self.state = State.CLOSING
+        self.close_code, self.close_reason = code, reason
+        self._write = len
+        self._fragments = None
+        for topic in self._topics:
+            topic.discard(self)
+        self._topics = ()
+        self._deadline = self._engine.call_later(self._limits.close_timeout, self._abort)
+        self._set_reading(True)  # Until the peer's end: a close with bytes unread is a reset.
+        self._on_end()
+
+    def _finish_sending(self) -> None:
+        """Half-close once the last byte has left, so that the peer gets all of it."""
+        if self._eof_due and self._outbox is None and self.state is State.CLOSING:
+            self._eof_due = False
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._dispose()
+
+    def _lose(self) -> None:
+        """The peer has gone, or the socket is broken."""
+        self._end(LOST, "")
+        self._dispose()
+
+    def _abort(self) -> None:
+        """The deadline of the close handshake has passed."""
+        if self._outbox is not None:
+            # A peer that takes nothing: do not leave the kernel to go on trying for minutes.
+            linger = struct.pack("ii", 1, 0)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._dispose()
+
+    def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
+        """Call ``function`` once the descriptor is closed; false when that has happened already."""
+        self._disposed = function, args
+        return self.state is not State.CLOSED
+
+    def _dispose(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._engine.unwatch(self._fd)
+        self._engine.connections.discard(self)
+        self._sock.close()
+        self._outbox = None
+        self._on_drained()
+        if self._disposed is not None:
+            function, args = self._disposed
+            function(*args)

@@ -1,0 +1,53 @@
+"""The only room that knows eventlet: descriptors, greenlets, timers, threads, monkey-patching.
+
+Everything else speaks ``stargate.interfaces.IEngine``. eventlet is imported when an engine is first
+asked for, not with this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stargate.connection import Connection
+    from stargate.engine.hub import Engine
+
+#: Where our own server class puts what takes a connection out of WSGI, and where eventlet's server
+#: as it comes has its request's input.
+TAKE_OVER, STOCK_INPUT = "stargate.take_over", "eventlet.input"
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """A connection that has left its WSGI server."""
+
+    #: The socket itself, not a green one; ours to close.
+    socket: Any
+    #: What the server had read beyond the request.
+    early: bytes
+    #: What the WSGI application returns: called with the connection when all else is done.
+    leave: Callable[[Connection], list[bytes]]
+
+
+def has_socket(environ: dict[str, Any]) -> bool:
+    """Whether the server that made ``environ`` has a socket to give."""
+    return TAKE_OVER in environ or STOCK_INPUT in environ
+
+
+def take_over(environ: dict[str, Any]) -> TakenOver:
+    """Take the connection of ``environ`` out of WSGI; only where it :func:`has_socket`."""
+    take: Callable[[], TakenOver] | None = environ.get(TAKE_OVER)
+    if take is None:
+        from stargate.engine.stock import take_over_stock
+
+        return take_over_stock(environ)
+    return take()
+
+
+def current_engine() -> Engine:
+    """The engine of the calling OS thread, made at the first call; a fork gets one of its own."""
+    from stargate.engine.hub import current_engine as of_this_thread
+
+    return of_this_thread()

@@ -1,0 +1,223 @@
+"""The engine on eventlet's hub: one poller of our own inside it, greenlets, timers, other threads.
+
+Thousands of sockets are one descriptor for eventlet: an epoll instance that its hub watches. So a
+parked connection costs the hub nothing, and a wake-up walks no lists of eventlet's.
+
+Which thread may call what: everything here belongs to the OS thread that made the engine, but for
+``in_own_thread``, ``call_from_thread`` and ``interrupt``, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from stargate.engine.quiet import eventlet
+
+patcher = eventlet.patcher
+hubs = eventlet.hubs
+greenlets = eventlet.support.greenlets
+
+os = patcher.original("os")
+select = patcher.original("select")
+socket = patcher.original("socket")
+threading = patcher.original("threading")
+
+log = logging.getLogger(__name__)
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+BROKEN = select.EPOLLERR | select.EPOLLHUP
+
+#: Ready descriptors looked at in one turn of the hub, so that eventlet's own get their turn too.
+READY_AT_ONCE = 256
+
+#: Calls from other threads that may wait; the thread with one more waits itself.
+THREAD_CALLS = 10_000
+
+#: Bytes read from a socket at once, into a buffer that all sockets of an engine share.
+READ_SIZE = 65_536
+
+_engines = threading.local()
+
+
+def current_engine() -> Engine:
+    """The engine of the calling OS thread; after a fork the child makes its own."""
+    engine: Engine | None = getattr(_engines, "engine", None)
+    if engine is None or engine.process != os.getpid():
+        engine = _engines.engine = Engine()
+    return engine
+
+
+class Engine:
+    """Watches descriptors, runs greenlets and timers, and lets other threads in."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.read_buffer = memoryview(bytearray(READ_SIZE))
+        #: Every open WebSocket of this engine: what a server says good-bye to when it stops.
+        self.connections: set[Any] = set()
+        #: How many views run at this moment, parked ones not counted.
+        self.running = 0
+        #: One object a class, for the rooms above: what they share among all users of an engine.
+        self.shared: dict[type, Any] = {}
+        self.closed = False
+        self._thread = threading.get_ident()
+        self._hub = hubs.get_hub()
+        self._epoll = select.epoll()
+        self._watchers: dict[int, Callable[[int], object]] = {}
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._room = threading.Semaphore(THREAD_CALLS)
+        self._woken = False
+        self._wake_end, self._waker = os.pipe()
+        os.set_blocking(self._wake_end, False)
+        os.set_blocking(self._waker, False)
+        self.watch(self._wake_end, READ, self._drain_calls)
+        self._listener = self._hub.add(
+            self._hub.READ, self._epoll.fileno(), self._dispatch, self._dispatch, None
+        )
+        # eventlet remembers the greenlet that asked, and would keep it alive.
+        self._listener.greenlet = self._hub.greenlet
+
+    def close(self) -> None:
+        """Release the descriptors; a thread that waits for room is let go."""
+        self.closed = True
+        self._hub.remove(self._listener)
+        self._epoll.close()
+        os.close(self._wake_end)
+        os.close(self._waker)
+        self._room.release(THREAD_CALLS)
+        if getattr(_engines, "engine", None) is self:
+            del _engines.engine
+
+    # Descriptors.
+
+    def watch(self, fd: int, events: int, ready: Callable[[int], object]) -> None:
+        """Call ``ready(events)`` on the hub whenever ``fd`` is ready; broken is always told."""
+        self._watchers[fd] = ready
+        self._epoll.register(fd, events)
+
+    def rewatch(self, fd: int, events: int) -> None:
+        """Change the events that a watched descriptor is watched for."""
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching ``fd``, which is still open."""
+        if self._watchers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    @property
+    def watched(self) -> int:
+        """How many descriptors are watched."""
+        return len(self._watchers) - 1
+
+    def _dispatch(self, _fd: object) -> None:
+        find = self._watchers.get
+        for fd, events in self._epoll.poll(0, READY_AT_ONCE):
+            ready = find(fd)
+            if ready is None:
+                continue
+            try:
+                ready(events)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                # eventlet would stop watching every socket of ours after one error.
+                self.spawn(log.exception, "the watcher of descriptor %d failed", fd)
+
+    # Greenlets and timers.
+
+    @property
+    def greenlet(self) -> Any:
+        """The greenlet that runs now."""
+        return greenlets.getcurrent()
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the caller is the hub itself, which must never wait."""
+        return greenlets.getcurrent() is self._hub.greenlet
+
+    def spawn(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` in a greenlet of its own, at the next turn of the hub."""
+        self.call_soon(self.start, function, *args)
+
+    def start(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` in a greenlet of its own: at once when the caller is the hub."""
+        self.resume(greenlets.greenlet(function, parent=self._hub.greenlet), *args)
+
+    def resume(self, greenlet: Any, *args: Any) -> None:
+        """Go on with a parked greenlet: at once when the caller is the hub."""
+        if greenlets.getcurrent() is self._hub.greenlet:
+            greenlet.switch(*args)
+        else:
+            self._hub.schedule_call_global(0, greenlet.switch, *args)
+
+    def park(self) -> Any:
+        """Give way until somebody resumes the current greenlet; returns what it was given."""
+        return self._hub.switch()
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> Any:
+        """Call ``function`` on the hub at its next turn; the answer has a ``cancel()``."""
+        return self._hub.schedule_call_global(0, function, *args)
+
+    def call_later(self, seconds: float, function: Callable[..., object], *args: Any) -> Any:
+        """Call ``function`` on the hub after ``seconds``; the answer has a ``cancel()``."""
+        return self._hub.schedule_call_global(seconds, function, *args)
+
+    # Other threads and signals.
+
+    def in_own_thread(self) -> bool:
+        """Whether the caller is in the OS thread of this engine."""
+        return bool(threading.get_ident() == self._thread)
+
+    def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
+        """Call ``function`` on the hub soon; calls keep their order. May wait for room."""
+        self._room.acquire()
+        self._calls.append((function, args))
+        self._wake()
+
+    def ask_from_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run ``function`` in a greenlet, wait for it, and return or raise what it does."""
+        done = threading.Event()
+        answer: list[Any] = [None, None]
+
+        def call() -> None:
+            try:
+                answer[0] = function(*args)
+            except Exception as error:
+                answer[1] = error
+            finally:
+                done.set()
+
+        self.call_from_thread(self.start, call)
+        done.wait()
+        if answer[1] is not None:
+            raise answer[1]
+        return answer[0]
+
+    def interrupt(self, function: Callable[..., object], *args: Any) -> None:
+        """As ``call_from_thread`` but never waits: what a signal handler may call."""
+        self._calls.append((function, args))
+        self._woken = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._woken:
+            return
+        self._woken = True
+        with suppress(BlockingIOError):  # The pipe is full of wake-ups: one of them will do.
+            os.write(self._waker, b"\0")
+
+    def _drain_calls(self, _events: int) -> None:
+        os.read(self._wake_end, 4096)
+        self._woken = False
+        calls = self._calls
+        for _ in range(len(calls)):
+            function, args = calls.popleft()
+            self._room.release()
+            try:
+                function(*args)
+            except Exception:
+                self.spawn(log.exception, "a call from another thread failed: %r", function)

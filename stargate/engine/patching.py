@@ -1,0 +1,65 @@
+"""Monkey-patching: early enough, or with a warning, and a repair for Pyramid's thread-locals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from stargate.engine.quiet import eventlet
+
+getcurrent = eventlet.support.greenlets.getcurrent
+
+log = logging.getLogger("stargate.server")
+
+#: Modules that make thread-locals or locks of the kind that was current when they were imported.
+EARLY = ("pyramid.threadlocal", "transaction", "sqlalchemy")
+
+
+def patch() -> None:
+    """Make the standard library cooperative; a second call does nothing.
+
+    Warns by name of modules that were imported too early for it.
+    """
+    if not eventlet.patcher.is_monkey_patched("thread"):
+        early = [name for name in EARLY if name in sys.modules]
+        # psycopg 3 would wait for the server in C, and the whole process with it.
+        os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
+        eventlet.monkey_patch()
+        if early:
+            log.warning(
+                "%s imported before stargate could patch the standard library: thread-locals of "
+                "%s may be shared by requests. Start with pserve, or call stargate.patch() first",
+                ", ".join(early) + (" was" if len(early) == 1 else " were"),
+                "it" if len(early) == 1 else "them",
+            )
+    repair_threadlocals()
+
+
+def repair_threadlocals() -> None:
+    """Give each greenlet a stack of Pyramid's thread-locals of its own, patched early or not."""
+    from pyramid.threadlocal import ThreadLocalManager, manager
+
+    if isinstance(ThreadLocalManager.__dict__.get("stack"), _StackOfGreenlet):
+        return
+    before = manager.stack
+    if issubclass(ThreadLocalManager, eventlet.corolocal.local):
+        # Patched early: its stack would be the greenlet's already, at several microseconds an
+        # access. With the stack out of it, nothing in it depends on the greenlet any more.
+        ThreadLocalManager.__getattribute__ = object.__getattribute__
+        ThreadLocalManager.__setattr__ = object.__setattr__
+    ThreadLocalManager.stack = _StackOfGreenlet()
+    manager.stack[:] = before
+
+
+class _StackOfGreenlet:
+    """A data descriptor: whatever the manager keeps, its stack is the current greenlet's."""
+
+    def __get__(self, manager: object, owner: type | None = None) -> object:
+        if manager is None:
+            return self
+        stacks = getcurrent().__dict__.setdefault("stargate_threadlocals", {})
+        return stacks.setdefault(id(manager), [])
+
+    def __set__(self, manager: object, stack: list[object]) -> None:
+        getcurrent().__dict__.setdefault("stargate_threadlocals", {})[id(manager)] = stack

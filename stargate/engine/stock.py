@@ -1,0 +1,42 @@
+"""The hand-off on ``eventlet.wsgi.server`` as it comes: the WSGI call stays until the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stargate.engine import STOCK_INPUT, TakenOver, current_engine
+from stargate.engine.quiet import eventlet
+
+if TYPE_CHECKING:
+    from stargate.connection import Connection
+
+wsgi = eventlet.wsgi
+
+
+def take_over_stock(environ: dict[str, Any]) -> TakenOver:
+    """A duplicate of the request's socket; the server's own is closed after the WebSocket's end."""
+    stream = environ[STOCK_INPUT]
+    green = stream.get_socket()
+    early = read_ahead(stream.rfile, green)
+    return TakenOver(green.fd.dup(), early, _stay)
+
+
+def read_ahead(rfile: Any, green: Any) -> bytes:
+    """What ``rfile`` has buffered and the socket has ready, without waiting."""
+    timeout = green.gettimeout()
+    green.settimeout(0)
+    try:
+        return bytes(rfile.read1(len(rfile.peek())))
+    except (BlockingIOError, TimeoutError):
+        return b""
+    finally:
+        green.settimeout(timeout)
+
+
+def _stay(connection: Connection) -> list[bytes]:
+    """Keep the WSGI call, and so the server's socket, until the WebSocket is closed."""
+    engine = current_engine()
+    if connection.when_disposed(engine.call_soon, engine.resume, engine.greenlet):
+        engine.park()
+    wsgi.WSGI_LOCAL.already_handled = True
+    return []

@@ -1,0 +1,269 @@
+"""HTTP on eventlet's WSGI server: its protocol class with a hand-off and limits, and our own loop.
+
+Of ``eventlet.wsgi`` the parsing and the calling of the application are used. Its accept loop is
+not: it ends when descriptors run out, and it cannot let go of a socket.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stargate.engine import TAKE_OVER, TakenOver, current_engine
+from stargate.engine.hub import READ, hubs, socket
+from stargate.engine.quiet import eventlet
+from stargate.engine.stock import read_ahead
+
+if TYPE_CHECKING:
+    from stargate.connection import Connection
+    from stargate.server import ServerSettings
+
+wsgi = eventlet.wsgi
+
+log = logging.getLogger("stargate.server")
+access_log = logging.getLogger("stargate.access")
+
+#: Connections accepted in one turn of the hub.
+ACCEPTED_AT_ONCE = 64
+
+#: Seconds without accepting after the process ran out of descriptors.
+ACCEPT_PAUSE = 1.0
+
+_CLOSE = b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout" + _CLOSE
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large" + _CLOSE
+
+
+_EventletProtocol: Any = wsgi.HttpProtocol
+
+
+class HttpProtocol(_EventletProtocol):
+    """One HTTP connection: eventlet's, with limits, and able to let go of its socket."""
+
+    released = False
+
+    def _read_request_line(self) -> bytes:
+        settings = self.server.settings
+        # A byte now and then must not hold a place for ever, so the line as a whole has a deadline.
+        with eventlet.Timeout(settings.keepalive_timeout + settings.header_timeout, False):
+            try:
+                return bytes(super()._read_request_line())
+            except OSError:
+                pass  # Silent for too long, or gone.
+        self.close_connection = True
+        return b""
+
+    def parse_request(self) -> bool:
+        settings = self.server.settings
+        self.rfile: Any = _Headers(self.rfile.fp, settings.max_header_size)
+        try:
+            with eventlet.Timeout(settings.header_timeout):
+                return bool(super().parse_request())
+        except (eventlet.Timeout, TimeoutError):
+            return self._refuse(_TOO_SLOW)
+        except _HeadersTooLarge:
+            return self._refuse(_TOO_LARGE)
+
+    def _refuse(self, answer: bytes) -> bool:
+        self.wfile.write(answer)
+        self.close_connection = True
+        return False
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        environ["SERVER_PROTOCOL"] = self.request_version
+        environ[TAKE_OVER] = self._take_over
+        if "HTTP_UPGRADE" in environ:
+            # Whatever the application answers: after a failed upgrade no peer can be sure what the
+            # bytes that follow mean.
+            self.close_connection = True
+        return environ
+
+    def _take_over(self) -> TakenOver:
+        early = read_ahead(self.rfile, self.connection)
+        self.rfile.close()
+        self.wfile.close()
+        green, self.released = self.connection, True
+        family, kind, protocol = green.family, green.type, green.proto
+        taken = socket.socket(family, kind, protocol, fileno=green.fd.detach())
+        return TakenOver(taken, early, _leave)
+
+    def finish(self) -> None:
+        if not self.released:
+            super().finish()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.info("%s: " + format, self.get_client_address()[0], *args)
+
+
+class _Log:
+    """What ``eventlet.wsgi`` logs to: it says "info" for access lines and for tracebacks alike."""
+
+    def info(self, text: str, *args: object) -> None:
+        if text.startswith("Traceback"):
+            log.error("the application raised an exception\n%s", text)
+        else:
+            access_log.info(text, *args)
+
+    error = staticmethod(log.error)
+    debug = staticmethod(log.debug)
+
+
+def _leave(_connection: Connection) -> list[bytes]:
+    wsgi.WSGI_LOCAL.already_handled = True
+    return []
+
+
+class _HeadersTooLarge(Exception):
+    pass
+
+
+class _Headers:
+    """A request's headers as a file that ends with an error past ``limit`` bytes."""
+
+    def __init__(self, file: Any, limit: int) -> None:
+        self._file, self._left = file, limit
+
+    def readline(self, _size: int = -1) -> bytes:
+        line: bytes = self._file.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise _HeadersTooLarge
+        return line
+
+
+class HttpServer:
+    """Accepts connections on listening sockets and serves an application on them."""
+
+    def __init__(
+        self, application: Callable[..., Any], listening: list[Any], settings: ServerSettings
+    ) -> None:
+        self.engine = current_engine()
+        self._listening = listening
+        self._open: set[_Conversation] = set()
+        self._limit = settings.connection_limit
+        self._accepting = False
+        self._stopped: Any = None
+        self._servers = {}
+        for sock in listening:
+            server = wsgi.Server(
+                sock,
+                sock.getsockname(),
+                application,
+                log=_Log(),
+                protocol=HttpProtocol,
+                keepalive=settings.keepalive_timeout,
+                url_length_limit=settings.max_request_line,
+                socket_timeout=settings.socket_timeout,
+                debug=False,
+            )
+            server.settings = settings
+            server.log_output = settings.access_log
+            self._servers[sock.fileno()] = server
+
+    def __len__(self) -> int:
+        """How many connections speak HTTP at this moment."""
+        return len(self._open)
+
+    def start(self) -> None:
+        """Accept from here on."""
+        if self._accepting or not self._listening:
+            return
+        self._accepting = True
+        for sock in self._listening:
+            self.engine.watch(sock.fileno(), READ, partial(self._accept, sock))
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue."""
+        if self._accepting:
+            self._accepting = False
+            for sock in self._listening:
+                self.engine.unwatch(sock.fileno())
+
+    def stop(self) -> None:
+        """Accept no more, close the listening sockets, and idle connections with them."""
+        self.pause()
+        for sock in self._listening:
+            sock.close()
+        self._listening = []
+        for conversation in list(self._open):
+            conversation.stop()
+
+    def when_idle(self, function: Callable[[], object]) -> None:
+        """Call ``function`` each time that the last connection has ended its HTTP."""
+        self._stopped = function
+
+    def cut(self) -> None:
+        """End what is still being served."""
+        for conversation in list(self._open):
+            conversation.cut()
+
+    def _accept(self, sock: Any, _events: int) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            if len(self._open) >= self._limit:
+                self.pause()
+                return
+            try:
+                accepted, address = sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors or memory: leave those that wait to the kernel for a moment.
+                self.engine.spawn(log.error, "accept failed, pausing for a second: %s", error)
+                self.pause()
+                self.engine.call_later(ACCEPT_PAUSE, self.start)
+                return
+            hubs.notify_opened(accepted.fileno())
+            accepted.setblocking(False)
+            green = eventlet.greenio.GreenSocket(accepted, set_nonblocking=False)
+            green.settimeout(self._servers[sock.fileno()].socket_timeout)
+            conversation = _Conversation(self, green, address)
+            self._open.add(conversation)
+            self.engine.start(conversation.run, self._servers[sock.fileno()])
+
+    def ended(self, conversation: _Conversation) -> None:
+        """``conversation`` speaks HTTP no more: it is closed, or a WebSocket now."""
+        self._open.discard(conversation)
+        if len(self._open) < self._limit:
+            self.start()
+        if not self._open and self._stopped is not None:
+            self._stopped()
+
+
+class _Conversation:
+    """One accepted connection for as long as it speaks HTTP."""
+
+    __slots__ = ("_greenlet", "_home", "_state")
+
+    def __init__(self, home: HttpServer, green: Any, address: Any) -> None:
+        self._home = home
+        # What eventlet.wsgi wants to be given: it keeps the third up to date.
+        self._state = [address, green, wsgi.STATE_IDLE]
+        self._greenlet: Any = None
+
+    def run(self, server: Any) -> None:
+        self._greenlet = self._home.engine.greenlet
+        try:
+            server.process_request(self._state)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # eventlet's Timeout is no Exception.
+            log.exception("serving %s failed", self._state[0])
+        finally:
+            self._state[1].close()
+            self._home.ended(self)
+
+    def stop(self) -> None:
+        """Serve no request after the one that is being served, if any."""
+        idle = self._state[2] == wsgi.STATE_IDLE
+        self._state[2] = wsgi.STATE_CLOSE
+        if idle:
+            self.cut()
+
+    def cut(self) -> None:
+        """Shut the connection, whatever it is doing."""
+        with suppress(OSError):  # Gone already, or handed over.
+            self._state[1].shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,63 @@
+"""Every error that stargate raises, under one root; nothing here imports anything of ours.
+
+Bad configuration is not here: it is Pyramid's own ``ConfigurationError``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StargateError(Exception):
+    """The root of every error of stargate: catch it to catch them all."""
+
+
+class ConnectionClosed(StargateError, ConnectionError):
+    """A WebSocket has ended, so there is nothing to wait for and nowhere to send.
+
+    ``websocket`` is the one that ended; ``code`` and ``reason`` are the close code and the close
+    reason (RFC 6455, section 7.1.5 and 7.1.6) that ended it, 1006 where no close frame was seen.
+
+    If you see this in a log, a handler used *another* connection's WebSocket after that one had
+    ended: the WebSocket of its own ends a view quietly.
+    """
+
+    def __init__(self, websocket: Any, code: int, reason: str = "") -> None:
+        self.websocket, self.code, self.reason = websocket, code, reason
+        super().__init__(
+            f"the WebSocket {websocket.id} has ended: {code}" + (f" ({reason})" if reason else "")
+        )
+
+
+class AmbiguousApplication(StargateError, LookupError):
+    """It cannot be told which application of this process a message is meant for.
+
+    If you see this, say which: ``stargate.gate(registry).send(resource, message)``.
+    """
+
+    def __init__(self, count: int, request: bool) -> None:
+        if request:
+            why = "the application of the current request did not include stargate, and"
+        else:
+            why = "there is no current request, and"
+        super().__init__(
+            f"{why} {count} application(s) of this process did: say which one is meant with "
+            "stargate.gate(registry).send(resource, message)"
+        )
+
+
+class NoAddress(StargateError, LookupError):
+    """A resource has no place of its own in the resource tree, so it has no address.
+
+    If you see this, give the resource a ``__name__`` and a ``__parent__`` (the root: the
+    ``__name__`` ``""``), or let its class define ``stargate_address()``, which returns a string
+    that is the same for every object that means the same resource and for no other.
+    """
+
+    def __init__(self, resource: object, lack: str) -> None:
+        self.resource = resource
+        super().__init__(
+            f"{type(resource).__module__}.{type(resource).__qualname__} has no address: {lack}. "
+            "Give it a __name__ and a __parent__ (the root of the tree: __name__ = ''), or define "
+            "stargate_address() on it"
+        )

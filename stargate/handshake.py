@@ -1,0 +1,222 @@
+"""The opening handshake: a WSGI environ in, an acceptance or a refusal out; no sockets.
+
+Key, version, tokens, subprotocol and extensions are judged by the ``websockets`` library; what a
+WSGI server has already taken apart, and the Origin, are judged here (RFC 6455, section 4.2).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pyramid.util import is_same_domain
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader, InvalidHeaderFormat
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.headers import parse_connection, parse_upgrade
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+if TYPE_CHECKING:
+    from websockets.extensions import Extension
+
+log = logging.getLogger(__name__)
+
+#: A window of 4 KiB: a message is compressed on its own, so that a longer one would find little.
+WINDOW_BITS = 12
+
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+#: What the 101 says for itself: an application's headers of these names do not go out.
+OWN_HEADERS = frozenset(
+    ("connection", "upgrade", "content-length", "content-type", "transfer-encoding", "date")
+)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A handshake that stands: what to answer with, and what was agreed on."""
+
+    headers: tuple[tuple[str, str], ...]
+    origin: str | None
+    subprotocol: str | None
+    extensions: list[Extension] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A handshake that does not: the HTTP status, what to tell the peer, and its headers."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class OriginPolicy:
+    """Which pages may open a WebSocket: those of the same host and port, and the trusted ones.
+
+    ``allowed`` are exact origins, or ``*``; ``trusted_hosts`` are hosts as Pyramid's
+    ``csrf_trusted_origins`` has them (``.example.com`` for a domain with all below it).
+    """
+
+    allowed: tuple[str, ...] = ()
+    trusted_hosts: tuple[str, ...] = ()
+
+    def allows(self, origin: str | None, host: str) -> bool:
+        """Whether a page of ``origin`` may connect to the ``Host`` given; no Origin is no page."""
+        if origin is None or "*" in self.allowed:
+            return True
+        theirs = split_origin(origin)
+        if theirs is None:
+            return False
+        scheme, name, port = theirs
+        # By the Origin's scheme: TLS in front of us is not seen here.
+        if (name, port) == split_host(host, scheme):
+            return True
+        if any(theirs == split_origin(allowed) for allowed in self.allowed):
+            return True
+        netloc = name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
+        return any(is_same_domain(netloc, trusted) for trusted in self.trusted_hosts)
+
+
+def is_websocket(context: object, request: Any) -> bool:
+    """Whether ``request`` asks for a WebSocket; to be used as a Pyramid predicate as well.
+
+    True for a GET whose ``Upgrade`` names ``websocket`` and whose ``Connection`` names
+    ``upgrade``, in any case and among others (RFC 6455, section 4.2.1).
+    """
+    return asks_for_websocket(request.environ)
+
+
+def asks_for_websocket(environ: dict[str, Any]) -> bool:
+    """As :func:`is_websocket`, for the environ of a request."""
+    upgrade = environ.get("HTTP_UPGRADE")
+    return (
+        upgrade is not None
+        and environ["REQUEST_METHOD"] == "GET"
+        and _names(parse_upgrade, upgrade, "websocket")
+        and _names(parse_connection, environ.get("HTTP_CONNECTION", ""), "upgrade")
+    )
+
+
+def negotiate(
+    environ: dict[str, Any],
+    *,
+    origins: OriginPolicy,
+    subprotocols: Sequence[str] = (),
+    compression: bool = False,
+) -> Accepted | Refused:
+    """Judge the handshake in ``environ``; nothing is written and nothing raised."""
+    headers = _headers(environ)
+    refused = _unfit(environ, headers) or _foreign(environ, headers, origins)
+    if refused is not None:
+        return refused
+    protocol = ServerProtocol(
+        extensions=[_deflate()] if compression else None,
+        subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
+        logger=log,
+    )
+    request = Request(environ.get("PATH_INFO") or "/", headers)
+    response = protocol.accept(request)
+    if response.status_code != 101:
+        return Refused(response.status_code, str(protocol.handshake_exc))
+    return Accepted(
+        tuple(response.headers.raw_items()),
+        protocol.origin,
+        protocol.subprotocol,
+        protocol.extensions,
+    )
+
+
+def _deflate() -> ServerPerMessageDeflateFactory:
+    return ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        client_no_context_takeover=True,
+        server_max_window_bits=WINDOW_BITS,
+        client_max_window_bits=WINDOW_BITS,
+    )
+
+
+def _headers(environ: dict[str, Any]) -> Headers:
+    """The request's headers one by one where the server kept them, else as WSGI joined them."""
+    raw: Iterable[tuple[str, str]] | None = environ.get("headers_raw")
+    if raw is None:
+        raw = [
+            (name[5:].replace("_", "-").title(), value)
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        ]
+    return Headers(raw)
+
+
+def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
+    """What makes it no handshake, before a key or an origin is looked at."""
+    if environ.get("SERVER_PROTOCOL") == "HTTP/0.9" or _is_http_10(environ):
+        return Refused(426, "a WebSocket needs HTTP/1.1", (("Upgrade", "websocket"),))
+    hosts = headers.get_all("Host")
+    if len(hosts) != 1:
+        return Refused(400, f"one Host header is needed, not {len(hosts)}")
+    if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "Transfer-Encoding" in headers:
+        return Refused(400, "a handshake has no body")
+    versions = headers.get_all("Sec-WebSocket-Version")
+    if versions and any(version.strip() != "13" for version in versions):
+        return Refused(
+            426,
+            f"version {', '.join(versions)} of the protocol is not spoken here, 13 is",
+            (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
+        )
+    return None
+
+
+def _is_http_10(environ: dict[str, Any]) -> bool:
+    # eventlet.wsgi says HTTP/1.0 whatever came; only our own server class tells the truth.
+    return "stargate.take_over" in environ and environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+
+
+def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -> Refused | None:
+    found = headers.get_all("Origin")
+    if len(found) > 1:
+        return Refused(400, "one Origin header is allowed, not several")
+    origin = found[0] if found else None
+    host = environ.get("HTTP_HOST", "")
+    if origins.allows(origin, host):
+        return None
+    log.warning(
+        "refused a WebSocket at %s from a page of %r: this is host %r. If that page is yours, add "
+        "its origin to stargate.allowed_origins",
+        environ.get("PATH_INFO"),
+        origin,
+        host,
+    )
+    return Refused(403, f"a page of {origin} may not open a WebSocket here")
+
+
+def _names(parse: Any, value: str, token: str) -> bool:
+    try:
+        return any(name.lower() == token for name in parse(value))
+    except (InvalidHeader, InvalidHeaderFormat):
+        return False
+
+
+def split_origin(origin: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin, or ``None`` for one that names no host (``null``)."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return None
+    default = DEFAULT_PORTS.get(parts.scheme)
+    bare = not (parts.path or parts.query or parts.fragment or parts.username is not None)
+    if default is None or not parts.hostname or not bare:
+        return None
+    return parts.scheme, parts.hostname, default if port is None else port
+
+
+def split_host(host: str, scheme: str) -> tuple[str, int] | None:
+    """Name and port of a ``Host`` header, the port filled in as ``scheme`` has it."""
+    found = split_origin(f"{scheme}://{host}")
+    return None if found is None else found[1:]

@@ -1,0 +1,71 @@
+"""A message encoded once: its frame for plain WebSockets and one for each compression variant.
+
+No I/O, and nothing about who receives it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+FIN, RSV1 = 0x80, 0x40
+
+#: Payloads below this many bytes leave uncompressed: deflate would make most of them longer.
+DEFLATE_FROM = 64
+
+_EMPTY_BLOCK = b"\x00\x00\xff\xff"
+
+
+class Message:
+    """One message of the application, ``str`` or ``bytes``, and the frames that carry it.
+
+    A ``TypeError`` says what else was given. The frames are unmasked and unfragmented (RFC 6455,
+    section 5.2: a server never masks), each made when it is first asked for and shared by all.
+    """
+
+    __slots__ = ("_deflated", "frame", "opcode", "payload")
+
+    def __init__(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            self.opcode, self.payload = TEXT, message.encode()
+        elif isinstance(message, bytes):
+            self.opcode, self.payload = BINARY, message
+        else:
+            raise TypeError(
+                f"a message is str (text) or bytes (binary), not {type(message).__name__}; "
+                "send_json() takes any value that the JSON renderer takes"
+            )
+        self.frame = frame(FIN | self.opcode, self.payload)
+        self._deflated: dict[int, bytes] | None = None
+
+    def deflated(self, window_bits: int) -> bytes:
+        """The frame for a listener that inflates with a window of ``window_bits`` (RFC 7692).
+
+        Compressed with no context from the message before, so that it fits every such listener.
+        """
+        if len(self.payload) < DEFLATE_FROM:
+            return self.frame
+        if self._deflated is None:
+            self._deflated = {}
+        found = self._deflated.get(window_bits)
+        if found is None:
+            found = frame(FIN | RSV1 | self.opcode, deflate(self.payload, window_bits))
+            self._deflated[window_bits] = found
+        return found
+
+
+def frame(head: int, payload: bytes) -> bytes:
+    """One unmasked frame: the first byte as given, the length, the payload."""
+    length = len(payload)
+    if length < 126:
+        return bytes((head, length)) + payload
+    if length < 65536:
+        return struct.pack("!BBH", head, 126, length) + payload
+    return struct.pack("!BBQ", head, 127, length) + payload
+
+
+def deflate(payload: bytes, window_bits: int) -> bytes:
+    """``payload`` as permessage-deflate wants it (RFC 7692, section 7.2.1)."""
+    encoder = zlib.compressobj(wbits=-window_bits, memLevel=5)
+    return (encoder.compress(payload) + encoder.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_EMPTY_BLOCK)

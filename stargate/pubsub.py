@@ -1,0 +1,109 @@
+"""Topics: which WebSockets of this process listen at which address, and how they join and leave.
+
+How a message travels to them is ``walk.py``'s; which application an address belongs to is
+``application.py``'s. Everything belongs to the engine's own OS thread.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stargate.connection import Connection
+
+
+class Listeners:
+    """The listeners of one resource in this process at one moment, in the order they joined.
+
+    ``len()``, ``in`` and iteration; it never changes, whoever joins or leaves afterwards.
+    """
+
+    __slots__ = ("__weakref__", "_members")
+
+    def __init__(self, members: dict[Connection, None]) -> None:
+        self._members = members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Connection]:
+        # A generator: a bare iterator would not keep the snapshot, and so its members, as they are.
+        yield from self._members
+
+    def __contains__(self, listener: object) -> bool:
+        return listener in self._members
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} listener(s)>"
+
+
+class Topics:
+    """The addresses at which somebody listens."""
+
+    __slots__ = ("_topics",)
+
+    def __init__(self) -> None:
+        self._topics: dict[Hashable, Topic] = {}
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def listeners(self, address: Hashable) -> Listeners:
+        """Who listens at ``address`` now."""
+        topic = self._topics.get(address)
+        return topic.listeners() if topic is not None else Listeners({})
+
+    def join(self, listener: Connection, address: Hashable) -> None:
+        """Make ``listener`` a listener at ``address``; twice is once."""
+        topic = self._topics.get(address)
+        if topic is None:
+            topic = self._topics[address] = Topic(address, self._topics)
+        if topic not in listener._topics:
+            topic.add(listener)
+            listener._topics += (topic,)
+
+    def leave(self, listener: Connection, address: Hashable) -> None:
+        """Undo a join; without one it does nothing."""
+        topic = self._topics.get(address)
+        if topic is not None and topic in listener._topics:
+            topic.discard(listener)
+            listener._topics = tuple(other for other in listener._topics if other is not topic)
+
+
+class Topic:
+    """One address and its listeners: copied before a change only while a snapshot is in use."""
+
+    __slots__ = ("_address", "_home", "_members", "_snapshot")
+
+    def __init__(self, address: Hashable, home: dict[Hashable, Topic]) -> None:
+        self._address, self._home = address, home
+        self._members: dict[Connection, None] = {}
+        self._snapshot: weakref.ref[Listeners] | None = None
+
+    def listeners(self) -> Listeners:
+        """A snapshot, the same one as long as nobody joins or leaves."""
+        snapshot = self._snapshot() if self._snapshot is not None else None
+        if snapshot is None:
+            snapshot = Listeners(self._members)
+            self._snapshot = weakref.ref(snapshot)
+        return snapshot
+
+    def add(self, listener: Connection) -> None:
+        """Add ``listener``; whoever holds a snapshot does not see it."""
+        self._own()[listener] = None
+
+    def discard(self, listener: Connection) -> None:
+        """Remove ``listener``; the last one to go takes the topic along."""
+        members = self._own()
+        members.pop(listener, None)
+        if not members:
+            self._home.pop(self._address, None)
+
+    def _own(self) -> dict[Connection, None]:
+        if self._snapshot is not None:
+            if self._snapshot() is not None:
+                self._members = self._members.copy()
+            self._snapshot = None
+        return self._members

@@ -1,0 +1,294 @@
+"""The server: its settings, its listening sockets, and how it ends; HTTP itself is the engine's.
+
+``pserve`` calls :func:`server_factory` before it loads the application, so that the standard
+library is patched early enough. Nothing here may import Pyramid before that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stargate.engine.wsgi import HttpServer
+    from stargate.settings import Setting
+
+log = logging.getLogger(__name__)
+
+GOING_AWAY = 1001
+
+Application = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The values of ``[server:main]``; ``docs/settings.rst`` says what each is for."""
+
+    listen: tuple[str, ...]
+    host: str
+    port: int
+    unix_socket: str
+    unix_socket_perms: int
+    backlog: int
+    connection_limit: int
+    header_timeout: float
+    keepalive_timeout: float
+    socket_timeout: float
+    max_request_line: int
+    max_header_size: int
+    graceful_timeout: float
+    access_log: bool
+
+
+def table() -> tuple[Setting, ...]:
+    """The settings of the server, with their defaults, units and reasons."""
+    from stargate.settings import Setting, at_least, flag, words
+
+    return (
+        Setting(
+            "listen",
+            (),
+            words,
+            "addresses",
+            "Where to listen: `host:port`, several with white space between; `[::1]:6543` for "
+            "IPv6, `*:6543` for every interface.",
+        ),
+        Setting("host", "localhost", str, "", "Where to listen when `listen` is not given."),
+        Setting("port", 6543, at_least(0), "", "The port for `host`; 0 takes a free one."),
+        Setting(
+            "unix_socket",
+            "",
+            str,
+            "path",
+            "Listen on this UNIX socket, for a proxy on the same machine, instead of on a port.",
+        ),
+        Setting(
+            "unix_socket_perms",
+            0o600,
+            lambda value: value if isinstance(value, int) else int(value, 8),
+            "octal",
+            "Who may connect to the UNIX socket: by default its owner alone.",
+        ),
+        Setting(
+            "backlog",
+            1024,
+            at_least(1),
+            "connections",
+            "How many connections the kernel keeps waiting: a restart brings all browsers back "
+            "in one second.",
+        ),
+        Setting(
+            "connection_limit",
+            1000,
+            at_least(1),
+            "connections",
+            "How many connections speak HTTP at a time; more wait in the kernel. Open WebSockets "
+            "do not count.",
+        ),
+        Setting(
+            "header_timeout",
+            10.0,
+            at_least(0.1, float),
+            "seconds",
+            "How long a request's line and headers may take as a whole; then 408. A byte now and "
+            "then must not hold a place for ever.",
+        ),
+        Setting(
+            "keepalive_timeout",
+            60.0,
+            at_least(0.1, float),
+            "seconds",
+            "How long a connection may be silent between two requests.",
+        ),
+        Setting(
+            "socket_timeout",
+            60.0,
+            at_least(0.1, float),
+            "seconds",
+            "How long one read of a request's body or one write of an answer may wait. WebSockets "
+            "are not bound by it.",
+        ),
+        Setting(
+            "max_request_line",
+            8192,
+            at_least(64),
+            "bytes",
+            "The longest request line; a longer one gets 414.",
+        ),
+        Setting(
+            "max_header_size",
+            32_768,
+            at_least(64),
+            "bytes",
+            "The most that a request's headers may have together; more gets 431.",
+        ),
+        Setting(
+            "graceful_timeout",
+            30.0,
+            at_least(0, float),
+            "seconds",
+            "After SIGTERM or SIGINT, how long requests and close handshakes may take before they "
+            "are cut.",
+        ),
+        Setting("access_log", True, flag, "", "A line a request, to the logger `stargate.access`."),
+    )
+
+
+def server_factory(global_conf: dict[str, str], **settings: Any) -> Callable[[Application], None]:
+    """The server of ``use = egg:stargate#eventlet``: a function that serves an application.
+
+    Patches the standard library, since it is called before the application is loaded. Raises
+    ``ConfigurationError`` for a setting that makes no sense.
+    """
+    from stargate.engine.patching import patch
+
+    patch()
+    read = read_settings(settings)
+    return lambda application: run(application, read)
+
+
+def serve(application: Application | str, listen: str = "localhost:6543", **settings: Any) -> None:
+    """Serve ``application`` (or its dotted name) until SIGTERM or SIGINT, without an ini file.
+
+    ``settings`` are those of ``[server:main]``. Call :func:`stargate.patch` in the first line of
+    the program, or let the dotted name be imported here, after the patching.
+    """
+    from stargate.engine.patching import patch
+
+    patch()
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO)
+    if not settings.get("unix_socket"):
+        settings["listen"] = listen
+    found: Any = application
+    if isinstance(found, str):
+        from pyramid.path import DottedNameResolver
+
+        found = DottedNameResolver().resolve(found)
+    run(found, read_settings(settings))
+
+
+def read_settings(settings: dict[str, Any]) -> ServerSettings:
+    """``settings`` as the values of the server's table; raises ``ConfigurationError``."""
+    from pyramid.exceptions import ConfigurationError
+
+    from stargate.settings import read
+
+    both = [name for name in ("listen", "host", "port", "unix_socket") if settings.get(name)]
+    if len(both) > 1 and both != ["host", "port"]:
+        raise ConfigurationError(
+            f"{' and '.join(both)} of the server say different things: give listen, or host and "
+            "port, or unix_socket"
+        )
+    return ServerSettings(**read(table(), settings))
+
+
+def run(application: Application, settings: ServerSettings) -> None:
+    """Serve ``application`` until SIGTERM or SIGINT, then drain, and return."""
+    Server(application, settings).run()
+
+
+class Server:
+    """One serving of an application: from listening to the last connection's end."""
+
+    def __init__(self, application: Application, settings: ServerSettings) -> None:
+        from stargate.engine.patching import repair_threadlocals
+        from stargate.engine.wsgi import HttpServer
+        from stargate.listening import listening_sockets
+
+        repair_threadlocals()
+        self.settings = settings
+        self._listening = listening_sockets(
+            settings.listen or (f"{settings.host}:{settings.port}",),
+            unix_socket=settings.unix_socket,
+            unix_socket_perms=settings.unix_socket_perms,
+            backlog=settings.backlog,
+        )
+        self.http: HttpServer = HttpServer(application, self._listening, settings)
+        self.engine = self.http.engine
+        self._main: Any = None
+        self._stopping = False
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens: ``http://host:port``, or ``unix:`` and the path of a UNIX socket."""
+        from stargate.listening import describe
+
+        return [describe(sock.getsockname()) for sock in self._listening]
+
+    def run(self) -> None:
+        """Serve until a signal says stop; returns when all is ended or cut."""
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            for address in self.urls:
+                log.info("serving on %s", address)
+            self.serve()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def serve(self) -> None:
+        """Serve until :meth:`stop`; returns when all is ended or cut."""
+        self.http.start()
+        self._main = self.engine.greenlet
+        try:
+            self.engine.park()
+        finally:
+            self._main = None
+            self.http.stop()
+            self._remove_unix_socket()
+        log.info("stopped")
+
+    def stop(self) -> None:
+        """Accept no more, say 1001 to every WebSocket, and end when all have gone. On the hub."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.http.stop()
+        for websocket in list(self.engine.connections):
+            websocket.close(GOING_AWAY, "the server is stopping")
+        self.engine.call_later(self.settings.graceful_timeout, self._cut)
+        self._look()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._stopping:
+            os._exit(128 + number)
+        self.engine.interrupt(self.engine.spawn, self.stop)
+
+    def _look(self) -> None:
+        """End when nothing is left; else look again soon."""
+        if self._main is None:
+            return
+        if not (self.http or self.engine.connections or self.engine.running):
+            self.engine.resume(self._main)
+        else:
+            for websocket in list(self.engine.connections):
+                websocket.close(GOING_AWAY, "the server is stopping")  # Opened since.
+            self.engine.call_later(0.02, self._look)
+
+    def _cut(self) -> None:
+        left = len(self.http), len(self.engine.connections)
+        if any(left):
+            self.engine.spawn(
+                log.warning,
+                "cutting %d request(s) and %d WebSocket(s): graceful_timeout is %s s",
+                *left,
+                self.settings.graceful_timeout,
+            )
+        self.http.cut()
+        for websocket in list(self.engine.connections):
+            websocket._abort()
+        if self._main is not None:
+            self.engine.resume(self._main)
+
+    def _remove_unix_socket(self) -> None:
+        path = self.settings.unix_socket
+        if path and os.path.exists(path):
+            os.unlink(path)

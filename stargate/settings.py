@@ -1,0 +1,181 @@
+"""The settings: one table of names, defaults, units and reasons for the application and a reader.
+
+The server's own table is in ``server.py``: the server is made before the application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pyramid.exceptions import ConfigurationError
+from pyramid.settings import asbool, aslist
+
+PREFIX = "stargate."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: how its text becomes a value, and what the documentation says of it."""
+
+    name: str
+    default: Any
+    parse: Callable[[Any], Any]
+    unit: str
+    reason: str
+
+
+def at_least(least: float, kind: type = int) -> Callable[[Any], Any]:
+    """A parser for a number of at least ``least``."""
+    what = "a whole number" if kind is int else "a number"
+
+    def parse(value: Any) -> Any:
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"it must be {what}") from None
+        if not number >= least:
+            raise ValueError(f"it must be at least {least}")
+        return number
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """A parser for one of a few words."""
+
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError("it must be " + " or ".join(repr(choice) for choice in choices))
+        return str(value)
+
+    return parse
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """A parser for words with white space between them, or a list of them."""
+    return tuple(aslist(value))
+
+
+def flag(value: Any) -> bool:
+    """A parser for yes and no, as Pyramid reads them."""
+    return bool(asbool(value))
+
+
+APPLICATION = (
+    Setting(
+        "allowed_origins",
+        (),
+        words,
+        "origins",
+        "Pages of these origins may open WebSockets besides pages of the same host and port: "
+        "`https://example.com`, exact; `*` allows every page of the Web to act with the cookies "
+        "of your users. `pyramid.csrf_trusted_origins` counts too.",
+    ),
+    Setting(
+        "max_message_size",
+        1_048_576,
+        at_least(1),
+        "bytes",
+        "The longest message that is taken in, reassembled and inflated; a longer one closes the "
+        "WebSocket with 1009. Whoever may open one can make the server hold this much.",
+    ),
+    Setting(
+        "compression",
+        "off",
+        one_of("off", "deflate"),
+        "",
+        "`deflate` agrees on permessage-deflate (RFC 7692) with browsers that offer it, without "
+        "context takeover, so that a message is compressed once for all its listeners. Off, "
+        "because it costs CPU and, for secrets beside an attacker's text, leaks their length.",
+    ),
+    Setting(
+        "inbox_length",
+        64,
+        at_least(1),
+        "messages",
+        "How many messages may wait for a view before its socket is read no further and TCP "
+        "pushes back. Reading goes on when half of them are left.",
+    ),
+    Setting(
+        "outbox_size",
+        4_194_304,
+        at_least(1),
+        "bytes",
+        "How much may wait for a listener that reads slowly. A message that finds this much "
+        "before it closes the WebSocket with 1013, so that a listener that never reads costs no "
+        "more than this and one message.",
+    ),
+    Setting(
+        "outbox_high_water",
+        262_144,
+        at_least(0),
+        "bytes",
+        "A view that sends to its own WebSocket waits while more than this is queued, so that it "
+        "can stream a file of any size.",
+    ),
+    Setting(
+        "close_timeout",
+        10.0,
+        at_least(0, float),
+        "seconds",
+        "How long a peer may take for its part of the close handshake, and to read what was sent "
+        "before it; then the connection is cut.",
+    ),
+    Setting(
+        "backplane",
+        "memory",
+        one_of("memory"),
+        "",
+        "What carries messages between processes. `memory` carries them within this one.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a connection, shared by all connections of an application."""
+
+    max_message_size: int = 1_048_576
+    inbox_length: int = 64
+    outbox_size: int = 4_194_304
+    outbox_high_water: int = 262_144
+    close_timeout: float = 10.0
+
+
+def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``stargate.*`` settings of an application, every one of them, by name without prefix."""
+    given = {
+        name.removeprefix(PREFIX): value
+        for name, value in settings.items()
+        if name.startswith(PREFIX)
+    }
+    return read(APPLICATION, given, PREFIX)
+
+
+def read(table: Iterable[Setting], given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``given`` as values of ``table``, with its defaults; raises ``ConfigurationError``."""
+    known = {setting.name: setting for setting in table}
+    found = {name: setting.default for name, setting in known.items()}
+    for name, value in given.items():
+        setting = known.get(name)
+        if setting is None:
+            hint = _hint(name, known)
+            raise ConfigurationError(f"{prefix}{name} is no setting of stargate{hint}")
+        try:
+            found[name] = setting.parse(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{prefix}{name} = {value!r}: {error}") from error
+    return found
+
+
+def limits(values: Mapping[str, Any]) -> Limits:
+    """The part of the application's settings that each connection looks at."""
+    return Limits(**{name: values[name] for name in Limits.__dataclass_fields__})
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,260 @@
+"""WebSocketView, the response that hands the connection over, and the life of a view after it.
+
+The view's life begins when the request is over: tweens left, transaction ended, callbacks run.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit
+from pyramid.httpexceptions import HTTPClientError, HTTPException, status_map
+from pyramid.response import Response
+from pyramid.threadlocal import RequestContext
+from zope.interface import implementer
+
+from stargate.application import gate
+from stargate.connection import NORMAL
+from stargate.engine import current_engine, take_over
+from stargate.events import ViewFailed
+from stargate.exceptions import ConnectionClosed
+from stargate.handshake import OWN_HEADERS, Accepted, Refused
+from stargate.interfaces import IWebSocketView
+from stargate.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from pyramid.request import Request
+
+    from stargate.engine.hub import Engine
+
+log = logging.getLogger(__name__)
+
+INTERNAL_ERROR, GOING_AWAY = 1011, 1001
+
+#: Where the judged handshake waits, in the environ, for the view's response.
+HANDSHAKE = "stargate.handshake"
+
+
+@implementer(IWebSocketView)
+class WebSocketView:
+    """A view that talks to one WebSocket. As it stands it listens to its context.
+
+    Override :meth:`handler`, which has a greenlet of its own and may wait, **or** any of
+    :meth:`on_open`, :meth:`on_message` and :meth:`on_close`, between which nothing is held but the
+    view itself: never two of them at a time for one WebSocket. They run when the request is over,
+    with ``self.request`` as the current request; its transaction and database session are gone.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.context: Any = request.context
+
+    def handler(self, websocket: WebSocket) -> None:
+        """Talk to ``websocket`` for as long as you like.
+
+        Returning closes with 1000; an exception is logged and closes with 1011; a
+        :class:`~stargate.exceptions.ConnectionClosed` of this WebSocket ends it quietly.
+        """
+        self.on_open(websocket)
+        for message in websocket:
+            self.on_message(websocket, message)
+
+    def on_open(self, websocket: WebSocket) -> None:
+        """The connection is open: by default it becomes a listener of the context."""
+        self.context.add_listener(websocket)
+
+    def on_message(self, websocket: WebSocket, message: str | bytes) -> None:
+        """A message has come: by default it is dropped, and counted in ``discarded``."""
+
+    def on_close(self, websocket: WebSocket) -> None:
+        """The connection has ended, once for each :meth:`on_open`, even where that raised."""
+
+    def __call__(self) -> Response:
+        """The answer to the handshake; called by Pyramid."""
+        accepted: Accepted | None = self.request.environ.get(HANDSHAKE)
+        if accepted is None:
+            raise RuntimeError(
+                f"{type(self).__qualname__} was called without a handshake: register it with "
+                "config.add_websocket_view() or @view_config(websocket=True)"
+            )
+        return WebSocketResponse(self, accepted)
+
+
+def overrides(view: type, *names: str) -> list[str]:
+    """Which of its methods ``view`` has of its own."""
+    return [name for name in names if getattr(view, name) is not getattr(WebSocketView, name)]
+
+
+class WebSocketResponse(Response):
+    """A 101 that takes the connection out of WSGI when the server calls it."""
+
+    def __init__(self, view: WebSocketView, accepted: Accepted) -> None:
+        super().__init__(status=101)
+        for name in ("Content-Type", "Content-Length"):
+            self.headers.pop(name, None)
+        request = view.request
+        self._stargate = (view, accepted)
+        self._stargate_facts = {
+            "path": request.path,
+            "origin": accepted.origin,
+            "subprotocol": accepted.subprotocol,
+            "remote_addr": request.remote_addr,
+            # Now, while the transaction lasts: asking later would ask the database again.
+            "userid": request.authenticated_userid,
+        }
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        view, accepted = self._stargate
+        request = view.request
+        head = self._head(accepted)
+        taken = take_over(environ)
+        request.__dict__["environ"] = _detached(environ)
+        request.__dict__.pop("__view__", None)  # A cycle: the request would wait for the collector.
+        request.context = view.context  # The router has dropped it.
+        application, engine = gate(request.registry), current_engine()
+        websocket = WebSocket(
+            taken.socket,
+            application,
+            self._stargate_facts,
+            engine=engine,
+            walks=application.bind(engine),
+            limits=application.limits,
+            extensions=accepted.extensions,
+        )
+        websocket._open(head, taken.early)
+        _Life(view, websocket).begin(engine)
+        start_response("101 Switching Protocols", [])
+        return taken.leave(websocket)
+
+    def _head(self, accepted: Accepted) -> bytes:
+        headers = list(accepted.headers)
+        headers += [
+            (name, value) for name, value in self.headerlist if name.lower() not in OWN_HEADERS
+        ]
+        lines = ["HTTP/1.1 101 Switching Protocols"]
+        for name, value in headers:
+            if "\r" in value or "\n" in value:
+                raise ValueError(f"the header {name} has a line break: {value!r}")
+            lines.append(f"{name}: {value}")
+        return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+class HTTPUpgradeRequired(HTTPClientError):
+    """426 (RFC 9110, section 15.5.22), which Pyramid has no class for."""
+
+    code = 426
+    title = "Upgrade Required"
+    explanation = "This address is a WebSocket: open it with a WebSocket client."
+
+
+def refusal(refused: Refused) -> HTTPException:
+    """The HTTP answer that says why a handshake was refused; the connection closes after it."""
+    kind = status_map.get(refused.status, HTTPUpgradeRequired)
+    answer: HTTPException = kind(refused.reason)
+    answer.headers["Connection"] = "close"
+    for name, value in refused.headers:
+        answer.headers[name] = value
+    return answer
+
+
+def _detached(environ: dict[str, Any]) -> dict[str, Any]:
+    """``environ`` without what would keep the server's buffers and greenlet alive."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("eventlet.", "stargate.")) and name != "headers_raw"
+    }
+    kept["wsgi.input"] = io.BytesIO()
+    return kept
+
+
+class _Life:
+    """Runs one view for one WebSocket, never two of its methods at a time."""
+
+    __slots__ = ("_begun", "_running", "_view", "_websocket")
+
+    def __init__(self, view: WebSocketView, websocket: WebSocket) -> None:
+        self._view, self._websocket = view, websocket
+        self._begun = self._running = False
+
+    def begin(self, engine: Engine) -> None:
+        """Begin when the server's greenlet has let go of the request."""
+        if overrides(type(self._view), "handler"):
+            engine.spawn(self._in_context, self._handle)
+        else:
+            self._running = True
+            self._websocket._attend = self._attend
+            engine.spawn(self._in_context, self._take_turn)
+
+    def _in_context(self, run: Callable[[], None]) -> None:
+        websocket = self._websocket
+        engine = websocket._engine
+        websocket._runner = engine.greenlet
+        engine.running += 1
+        try:
+            with RequestContext(self._view.request):
+                run()
+        finally:
+            websocket._runner = None
+            engine.running -= 1
+
+    def _handle(self) -> None:
+        self._call(self._view.handler)
+        self._websocket.close(NORMAL)
+
+    def _attend(self) -> None:
+        """There is something to do: lend a greenlet to it, unless one is at it. On the hub."""
+        if not self._running:
+            self._running = True
+            self._websocket._engine.start(self._in_context, self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Do what there is to do, and end: nothing yields between the last look and the end."""
+        view, websocket = self._view, self._websocket
+        if not self._begun:
+            self._begun = True
+            self._call(view.on_open)
+            if not overrides(type(view), "on_message"):
+                websocket._discard_input()
+        while websocket.pending:
+            if not self._call(view.on_message, websocket.wait(0)):
+                websocket._discard_input()
+        if websocket.closed:
+            websocket._attend = None
+            self._call(view.on_close)
+        elif not overrides(type(view), "on_message", "on_close"):
+            websocket._attend = None  # It listens, and nothing else: nobody need remember the view.
+        self._running = False
+
+    def _call(self, method: Callable[..., object], *args: object) -> bool:
+        """Call a method of the view; whatever it raises ends the connection."""
+        websocket = self._websocket
+        try:
+            method(websocket, *args)
+            return True
+        except ConnectionClosed as closed:
+            if closed.websocket is not websocket:
+                self._fail(closed)
+        except GreenletExit:
+            websocket.close(GOING_AWAY)
+        except (KeyboardInterrupt, SystemExit):
+            websocket.close(INTERNAL_ERROR)
+            raise
+        except BaseException as error:  # eventlet's Timeout is no Exception.
+            self._fail(error)
+        return False
+
+    def _fail(self, error: BaseException) -> None:
+        websocket, request = self._websocket, self._view.request
+        websocket.close(INTERNAL_ERROR)
+        log.error(
+            "%s failed at %s (WebSocket %s)",
+            type(self._view).__qualname__,
+            websocket.path,
+            websocket.id,
+            exc_info=error,
+        )
+        request.registry.notify(ViewFailed(self._view, websocket, error))

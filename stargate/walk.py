@@ -1,0 +1,220 @@
+"""Walks: each message's way to its listeners, in one order for all resources of an engine.
+
+``send`` only queues a walk. At the next turn of the hub all messages for the same listeners leave
+together, one system call a socket. A walk over many gives way to the hub between slices; a short
+one overtakes it, and whoever is in both gets the older messages first, so that the order holds.
+No topic, view or backplane is known here. Everything belongs to the engine's own OS thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import count, islice
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stargate.connection import Connection
+    from stargate.engine.hub import Engine
+    from stargate.message import Message
+    from stargate.pubsub import Listeners
+
+#: Listeners served before a walk gives way to the hub: about 3 ms.
+SLICE = 512
+
+#: A walk over at most this many overtakes a longer one that is under way.
+SHORT = 64
+
+NOBODY: frozenset[Connection] = frozenset()
+
+#: One sequence for all engines, so that a number says "before" or "after" wherever it is met.
+_numbers = count(1)
+
+#: What may be queued before ``send`` itself walks: a caller that never yields must still deliver.
+QUEUED_BYTES, QUEUED_MESSAGES, QUEUED_SECONDS = 1_048_576, 1_024, 0.05
+
+
+class Walks:
+    """The queue of one engine; with none (a unit test, no server) a walk is made on the spot."""
+
+    __slots__ = ("_bytes", "_engine", "_messages", "_queue", "_scheduled", "_since")
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = engine
+        self._queue: deque[_Walk] = deque()
+        self._bytes = self._messages = 0
+        self._since = 0.0
+        self._scheduled = False
+
+    def add(
+        self, listeners: Listeners, message: Message, exclude: frozenset[Connection] = NOBODY
+    ) -> None:
+        """Queue ``message`` for ``listeners`` but for ``exclude``, behind all that was added."""
+        last = self._queue[-1] if self._queue else None
+        if last is not None and last.takes(listeners, exclude):
+            last.messages.append(message)
+        else:
+            self._append(_Walk(next(_numbers), listeners, message, exclude))
+        if not self._messages:
+            self._since = monotonic()
+        self._messages += 1
+        self._bytes += len(message.frame)
+        if self._engine is None or self._overdue():
+            self.run()
+        else:
+            self._schedule(self._engine)
+
+    def settle(self, listener: Connection) -> None:
+        """Give ``listener`` at once what is queued for it, so that what comes next is behind it."""
+        if self._queue:
+            self._settle(listener, self._queue[-1].number)
+
+    def run(self) -> None:
+        """Make every queued walk, now and to the end."""
+        while self._queue:
+            self._advance(self._queue[0], len(self._queue[0].listeners))
+
+    def _overdue(self) -> bool:
+        return (
+            self._bytes > QUEUED_BYTES
+            or self._messages > QUEUED_MESSAGES
+            or monotonic() - self._since > QUEUED_SECONDS
+        )
+
+    def _append(self, walk: _Walk) -> None:
+        for listener in walk.exclude:
+            # Served already, as far as this walk goes: its loop need not look for the excluded.
+            self.settle(listener)
+            listener._served = walk.number
+        self._queue.append(walk)
+
+    def _schedule(self, engine: Engine) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            engine.call_soon(self._turn, engine)
+
+    def _turn(self, engine: Engine) -> None:
+        self._scheduled = False
+        budget = SLICE
+        if len(self._queue) > 1 and self._queue[0].started:
+            budget = self._overtake(budget)
+        while self._queue and budget > 0:
+            budget -= self._advance(self._queue[0], budget)
+        if self._queue:
+            self._schedule(engine)
+
+    def _advance(self, walk: _Walk, budget: int) -> int:
+        """Serve at most ``budget`` listeners of ``walk``; returns what that cost of it."""
+        walk.start()
+        served = walk.serve(budget)
+        if served < budget or served == len(walk.listeners):
+            self._finish(walk)
+        return max(served, 1)
+
+    def _overtake(self, budget: int) -> int:
+        """Serve the short walks behind the long one under way; returns what is left of budget."""
+        for walk in list(islice(self._queue, 1, None)):
+            if budget <= 0:
+                break
+            if len(walk.listeners) <= SHORT:
+                for listener in walk.listeners:
+                    self._settle(listener, walk.number)
+                budget -= len(walk.listeners)
+                self._finish(walk)
+        return budget
+
+    def _finish(self, walk: _Walk) -> None:
+        self._queue.remove(walk)
+        self._messages -= len(walk.messages)
+        self._bytes -= sum(len(message.frame) for message in walk.messages)
+        self._since = monotonic()
+
+    def _settle(self, listener: Connection, number: int) -> None:
+        for walk in self._queue:
+            if walk.number > number:
+                break
+            if walk.number > listener._served and listener in walk.listeners:
+                walk.start()
+                listener._served = walk.number
+                write(listener, walk.buffer(listener._window_bits))
+
+
+class _Walk:
+    """Messages that go together to the same listeners, and how far they have come."""
+
+    __slots__ = ("_buffers", "_iterator", "exclude", "listeners", "messages", "number")
+
+    def __init__(
+        self,
+        number: int,
+        listeners: Listeners,
+        message: Message,
+        exclude: frozenset[Connection],
+    ) -> None:
+        self.number, self.listeners, self.exclude = number, listeners, exclude
+        self.messages = [message]
+        self._buffers: dict[int | None, bytes] = {}
+        self._iterator: Iterator[Connection] | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._iterator is not None
+
+    def takes(self, listeners: Listeners, exclude: frozenset[Connection]) -> bool:
+        """Whether another message for ``listeners`` can still go with these."""
+        return self._iterator is None and self.listeners is listeners and self.exclude == exclude
+
+    def start(self) -> None:
+        """From here on no message is added."""
+        if self._iterator is None:
+            self._iterator = iter(self.listeners._members)  # The walk keeps the snapshot.
+
+    def buffer(self, window_bits: int | None) -> bytes:
+        """All messages as one buffer, made once for all listeners with these parameters."""
+        found = self._buffers.get(window_bits)
+        if found is None:
+            if window_bits is None:
+                frames = [message.frame for message in self.messages]
+            else:
+                frames = [message.deflated(window_bits) for message in self.messages]
+            found = self._buffers[window_bits] = frames[0] if len(frames) == 1 else b"".join(frames)
+        return found
+
+    def serve(self, budget: int) -> int:
+        """Send to the next ``budget`` listeners; returns how many it came to."""
+        assert self._iterator is not None, "not started"
+        number, plain = self.number, self.buffer(None)
+        size = len(plain)
+        served = 0
+        for served, listener in enumerate(islice(self._iterator, budget), 1):  # noqa: B007
+            if listener._served >= number:
+                continue
+            listener._served = number
+            if listener._window_bits is not None:
+                write(listener, self.buffer(listener._window_bits))
+                continue
+            # What follows is ``write`` in place: a call a listener is what this loop cannot afford.
+            try:
+                sent = listener._write(plain)
+            except BlockingIOError:
+                listener._hold(plain, 0)
+            except OSError:
+                listener._lose()
+            else:
+                if sent != size:
+                    listener._hold(plain, sent)
+        return served
+
+
+def write(listener: Connection, buffer: bytes) -> None:
+    """Send ``buffer``, or leave to its outbox what the socket does not take; never raises."""
+    try:
+        sent = listener._write(buffer)
+    except BlockingIOError:
+        listener._hold(buffer, 0)
+    except OSError:
+        listener._lose()
+    else:
+        if sent != len(buffer):
+            listener._hold(buffer, sent)

@@ -1,0 +1,330 @@
+"""WebSocket: what a handler holds; messages in and out, waiting, and who may call what.
+
+Bytes, frames and the end of a connection are ``connection.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
+from zope.interface import implementer
+
+from stargate.connection import LOST, READ, Connection, State
+from stargate.exceptions import ConnectionClosed
+from stargate.interfaces import IWebSocket
+from stargate.message import Message
+from stargate.walk import write
+
+if TYPE_CHECKING:
+    from stargate.application import Gate
+
+_TIMED_OUT = object()
+
+
+@implementer(IWebSocket)
+class WebSocket(Connection):
+    """One connection to a browser. Made by stargate for a view; no other code makes one.
+
+    Everything but :meth:`wait` and iteration may be called from any greenlet and any OS thread.
+    """
+
+    __slots__ = (
+        "_attend",
+        "_drain_waiters",
+        "_gate",
+        "_inbox",
+        "_runner",
+        "_waiter",
+        "discarded",
+        "origin",
+        "path",
+        "remote_addr",
+        "subprotocol",
+        "userid",
+    )
+
+    def __init__(self, sock: Any, gate: Gate, facts: dict[str, Any], **options: Any) -> None:
+        super().__init__(sock, **options)
+        self._gate = gate
+        #: Messages that wait to be read; ``None`` when nobody will ever read them.
+        self._inbox: deque[str | bytes] | None = deque()
+        #: The greenlet that waits for a message, and the one that runs the view at this moment.
+        self._waiter: Any = None
+        self._runner: Any = None
+        #: Called on the hub when there are messages, or the end, for a view with no greenlet.
+        self._attend: Callable[[], object] | None = None
+        self._drain_waiters: list[tuple[Any, int]] | None = None
+        #: How many messages came in that no view reads.
+        self.discarded = 0
+        #: The path of the URL that the browser opened, as in ``request.path``.
+        self.path: str = facts.get("path", "")
+        #: The ``Origin`` header, or ``None`` where there was none (not a browser).
+        self.origin: str | None = facts.get("origin")
+        #: The subprotocol that was agreed on (RFC 6455, section 1.9), or ``None``.
+        self.subprotocol: str | None = facts.get("subprotocol")
+        #: The peer's address, as ``REMOTE_ADDR`` had it.
+        self.remote_addr: str | None = facts.get("remote_addr")
+        #: ``request.authenticated_userid``, captured before the request ended.
+        self.userid: Any = facts.get("userid")
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {self.id} {self.path} {self.state.name.lower()}>"
+
+    # What it is.
+
+    @property
+    def id(self) -> str:
+        """A name for logs, unique among all connections: 32 hexadecimal digits."""
+        return self._protocol.id.hex
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over: no message will come, none can be sent."""
+        return self.state is not State.OPEN
+
+    @property
+    def pending(self) -> int:
+        """How many messages are ready for :meth:`wait`."""
+        return len(self._inbox) if self._inbox is not None else 0
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes wait in the outbox because the peer has not taken them yet."""
+        outbox = self._outbox
+        return outbox.size if outbox is not None else 0
+
+    # Reading.
+
+    def wait(self, timeout: float | None = None) -> str | bytes:
+        """The next message: ``str`` for a text message, ``bytes`` for a binary one.
+
+        Waits for at most ``timeout`` seconds, 0 being not at all, then raises ``TimeoutError``.
+        Raises :class:`~stargate.exceptions.ConnectionClosed` when the connection has ended and all
+        that came in before has been read. One greenlet may wait at a time, in the server's thread.
+        """
+        while True:
+            inbox = self._inbox
+            if inbox:
+                return self._take(inbox)
+            if self.state is not State.OPEN:
+                raise self._closed_error()
+            if timeout == 0:
+                raise TimeoutError("no message is ready")
+            self._park(timeout)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """The messages, one after the other; stops when the connection has ended."""
+        while True:
+            try:
+                message = self.wait()
+            except ConnectionClosed:
+                return
+            yield message
+
+    def _take(self, inbox: deque[str | bytes]) -> str | bytes:
+        message = inbox.popleft()
+        if not self._events & READ and len(inbox) * 2 <= self._limits.inbox_length:
+            self._set_reading(True)
+        return message
+
+    def _park(self, timeout: float | None) -> None:
+        engine = self._engine
+        if self._inbox is None:
+            raise RuntimeError("this view reads no messages: override handler() or on_message()")
+        if not engine.in_own_thread():
+            raise RuntimeError("wait() works in the thread of the server only")
+        if self._waiter is not None:
+            raise RuntimeError("another greenlet is waiting for a message of this WebSocket")
+        greenlet = self._waiter = engine.greenlet
+        timer = None
+        if timeout is not None:
+            timer = engine.call_later(timeout, self._expire, greenlet)
+        try:
+            if engine.park() is _TIMED_OUT:
+                raise TimeoutError(f"no message within {timeout} s")
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, greenlet: Any) -> None:
+        if self._waiter is greenlet:
+            self._waiter = None
+            greenlet.switch(_TIMED_OUT)
+
+    def _on_message(self, message: str | bytes) -> None:
+        inbox = self._inbox
+        if inbox is None:
+            self.discarded += 1
+            return
+        inbox.append(message)
+        if len(inbox) == self._limits.inbox_length:
+            self._set_reading(False)  # TCP pushes back until the view has caught up.
+
+    def _on_input(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            if self._inbox or self.state is not State.OPEN:
+                self._waiter = None
+                self._engine.resume(waiter)
+        elif self._attend is not None and (self._inbox or self.state is not State.OPEN):
+            self._attend()
+
+    def _on_end(self) -> None:
+        # Never on the spot: the end may be noticed in the midst of a walk.
+        self._engine.call_soon(self._on_input)
+        self._engine.call_soon(self._on_drained)
+
+    def _discard_input(self) -> None:
+        """Nobody will read: count what comes in and forget it."""
+        if self._inbox is not None:
+            self.discarded += len(self._inbox)
+            self._inbox = None
+            if self.state is State.OPEN:
+                self._set_reading(True)
+
+    # Writing.
+
+    def send(self, message: str | bytes) -> None:
+        """Send one message to this connection alone: ``str`` as text, ``bytes`` as binary.
+
+        Behind every ``resource.send()`` that was called before. Does not wait, except in the view
+        of this very connection: there it waits while more than ``stargate.outbox_high_water`` bytes
+        are queued, so that a handler may stream. Raises ``TypeError`` for any other type, and
+        :class:`~stargate.exceptions.ConnectionClosed` when the connection has ended.
+        """
+        self._send(Message(message))
+
+    def send_json(self, value: Any) -> None:
+        """Send ``value`` as text, as the application's JSON renderer writes it."""
+        self._send(Message(self._gate.to_json(value)))
+
+    def _send(self, message: Message) -> None:
+        if self.state is not State.OPEN:
+            raise self._closed_error()
+        engine = self._engine
+        if not engine.in_own_thread():
+            engine.call_from_thread(self._send_now, message)
+            return
+        self._send_now(message)
+        if self._outbox is not None and self._runner is engine.greenlet:
+            self._wait_drained(self._limits.outbox_high_water, None)
+            if self.state is not State.OPEN:
+                raise self._closed_error()
+
+    def _send_now(self, message: Message) -> None:
+        self._walks.settle(self)
+        bits = self._window_bits
+        write(self, message.frame if bits is None else message.deflated(bits))
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a ping with at most 125 bytes (RFC 6455, section 5.5.2); the answer is ignored."""
+        if len(payload) > 125:
+            raise ValueError(f"a ping carries at most 125 bytes, not {len(payload)}")
+        if self.state is not State.OPEN:
+            raise self._closed_error()
+        self._in_engine(self._ping, payload)
+
+    def _ping(self, payload: bytes) -> None:
+        if self.state is State.OPEN:
+            self._protocol.send_ping(payload)
+            self._answer(self._protocol.data_to_send())
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until the kernel has taken everything that was sent before.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds, and
+        :class:`~stargate.exceptions.ConnectionClosed` when the connection ended with bytes queued.
+        """
+        if self._engine.in_own_thread():
+            self._flush(timeout)
+        else:
+            self._engine.ask_from_thread(self._flush, timeout)
+
+    def _flush(self, timeout: float | None) -> None:
+        self._walks.settle(self)
+        if self._outbox is not None:
+            self._wait_drained(0, timeout)
+            if self.state is not State.OPEN:
+                raise self._closed_error()
+
+    def _wait_drained(self, mark: int, timeout: float | None) -> None:
+        """Park until at most ``mark`` bytes are queued, or the connection has ended."""
+        engine = self._engine
+        if self.buffered <= mark:
+            return
+        entry = (engine.greenlet, mark)
+        if self._drain_waiters is None:
+            self._drain_waiters = []
+        self._drain_waiters.append(entry)
+        timer = None
+        if timeout is not None:
+            timer = engine.call_later(timeout, self._wake_drained, entry, _TIMED_OUT)
+        try:
+            if engine.park() is _TIMED_OUT:
+                raise TimeoutError(f"{self.buffered} bytes still wait after {timeout} s")
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._drain_waiters is not None and entry in self._drain_waiters:
+                self._drain_waiters.remove(entry)
+
+    def _on_drained(self) -> None:
+        if self._drain_waiters:
+            over, size = self.state is not State.OPEN, self.buffered
+            for entry in self._drain_waiters:
+                if over or size <= entry[1]:
+                    self._engine.call_soon(self._wake_drained, entry)
+
+    def _wake_drained(self, entry: tuple[Any, int], *given: object) -> None:
+        if self._drain_waiters and entry in self._drain_waiters:
+            self._drain_waiters.remove(entry)
+            entry[0].switch(*given)
+
+    # Ending.
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Start the close handshake (RFC 6455, section 7) and return; ended already, do nothing.
+
+        The connection leaves all its resources at once, and what was sent before is still
+        delivered. Raises ``ValueError`` for a close code that may not be sent and for a reason of
+        more than 123 bytes.
+        """
+        check_close(code, reason)
+        self._in_engine(self._close, code, reason)
+
+    def _close(self, code: int, reason: str) -> None:
+        self._walks.settle(self)
+        if self.state is State.OPEN:
+            self._start_closing(code, reason)
+
+    def _in_engine(self, function: Callable[..., object], *args: Any) -> None:
+        if self._engine.in_own_thread():
+            function(*args)
+        else:
+            self._engine.call_from_thread(function, *args)
+
+    def _closed_error(self) -> ConnectionClosed:
+        code = self.close_code if self.close_code is not None else LOST
+        return ConnectionClosed(self, code, self.close_reason or "")
+
+    def _describe(self) -> str:
+        return f"{self.id} at {self.path} from {self.remote_addr}"
+
+
+def check_close(code: int, reason: str) -> None:
+    """Raise ``ValueError`` unless a close frame may carry these (RFC 6455, section 7.4)."""
+    try:
+        Close(code, reason).check()
+    except ProtocolError:
+        raise ValueError(
+            f"{code} is not a close code that can be sent: 1000 to 1003, 1007 to 1014, or 3000 to "
+            "4999"
+        ) from None
+    size = len(reason.encode())
+    if size > 123:
+        raise ValueError(f"a close reason has at most 123 bytes, not {size}")

@@ -212,6 +212,7 @@ class Server:
         self.engine = self.http.engine
         self._main: Any = None
         self._stopping = False
+        self._left: tuple[int, int] | None = None
 
     @property
     def urls(self) -> list[str]:
@@ -244,6 +245,12 @@ class Server:
             self._main = None
             self.http.stop()
             self._remove_unix_socket()
+        if self._left is not None:
+            log.warning(
+                "cut %d request(s) and %d WebSocket(s): graceful_timeout is %s s",
+                *self._left,
+                self.settings.graceful_timeout,
+            )
         log.info("stopped")
 
     def stop(self) -> None:
@@ -274,19 +281,13 @@ class Server:
             self.engine.call_later(0.02, self._look)
 
     def _cut(self) -> None:
-        left = len(self.http), len(self.engine.connections)
-        if any(left):
-            self.engine.spawn(
-                log.warning,
-                "cutting %d request(s) and %d WebSocket(s): graceful_timeout is %s s",
-                *left,
-                self.settings.graceful_timeout,
-            )
+        if self._main is None:
+            return
+        self._left = len(self.http), len(self.engine.connections)
         self.http.cut()
         for websocket in list(self.engine.connections):
             websocket._abort()
-        if self._main is not None:
-            self.engine.resume(self._main)
+        self.engine.resume(self._main)
 
     def _remove_unix_socket(self) -> None:
         path = self.settings.unix_socket

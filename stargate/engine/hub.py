@@ -82,7 +82,10 @@ class Engine:
         self._listener.greenlet = self._hub.greenlet
 
     def close(self) -> None:
-        """Release the descriptors; a thread that waits for room is let go."""
+        """Release the descriptors, and end the hub; a thread that waits for room is let go.
+
+        To be called where the thread began, not in a greenlet of the hub.
+        """
         self.closed = True
         self._hub.remove(self._listener)
         self._epoll.close()
@@ -91,6 +94,8 @@ class Engine:
         self._room.release(THREAD_CALLS)
         if getattr(_engines, "engine", None) is self:
             del _engines.engine
+        # A hub that is left suspended would keep alive all that its greenlets know.
+        self._hub.abort(wait=True)
 
     # Descriptors.
 

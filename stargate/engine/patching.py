@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 
 from stargate.engine.quiet import eventlet
 
@@ -25,6 +26,7 @@ def patch() -> None:
         early = [name for name in EARLY if name in sys.modules]
         # psycopg 3 would wait for the server in C, and the whole process with it.
         os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
+        _let_threads_end()
         eventlet.monkey_patch()
         if early:
             log.warning(
@@ -34,6 +36,16 @@ def patch() -> None:
                 "it" if len(early) == 1 else "them",
             )
     repair_threadlocals()
+
+
+def _let_threads_end() -> None:
+    """Keep threads that run already (the reloader's) from ending with a traceback.
+
+    At their end they would look for themselves in a list that is new, under a greenlet's name.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread._delete = lambda: None  # type: ignore[attr-defined]
 
 
 def repair_threadlocals() -> None:

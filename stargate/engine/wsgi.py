@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from stargate.engine import TAKE_OVER, TakenOver, current_engine
@@ -29,12 +30,11 @@ access_log = logging.getLogger("stargate.access")
 #: Connections accepted in one turn of the hub.
 ACCEPTED_AT_ONCE = 64
 
+#: How long, and for how many reads, a refused peer is listened to before its connection is closed.
+LINGER_SECONDS, LINGER_READS = 2.0, 64
+
 #: Seconds without accepting after the process ran out of descriptors.
 ACCEPT_PAUSE = 1.0
-
-_CLOSE = b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_TOO_SLOW = b"HTTP/1.1 408 Request Timeout" + _CLOSE
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large" + _CLOSE
 
 
 _EventletProtocol: Any = wsgi.HttpProtocol
@@ -43,7 +43,12 @@ _EventletProtocol: Any = wsgi.HttpProtocol
 class HttpProtocol(_EventletProtocol):
     """One HTTP connection: eventlet's, with limits, and able to let go of its socket."""
 
+    #: The socket has been handed over.
     released = False
+
+    #: The peer may still be sending what nobody will read: a plain close would reset the
+    #: connection, and our answer with it.
+    refused = False
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
@@ -63,14 +68,18 @@ class HttpProtocol(_EventletProtocol):
             with eventlet.Timeout(settings.header_timeout):
                 return bool(super().parse_request())
         except (eventlet.Timeout, TimeoutError):
-            return self._refuse(_TOO_SLOW)
+            self.send_error(HTTPStatus.REQUEST_TIMEOUT)
         except _HeadersTooLarge:
-            return self._refuse(_TOO_LARGE)
-
-    def _refuse(self, answer: bytes) -> bool:
-        self.wfile.write(answer)
-        self.close_connection = True
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         return False
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse a request that never reached the application: the status alone, and close."""
+        status = HTTPStatus(code)
+        log.info("%s refused: %d %s", self.client_address, code, message or status.phrase)
+        head = f"HTTP/1.1 {code} {status.phrase}", "Connection: close", "Content-Length: 0", "", ""
+        self.wfile.write("\r\n".join(head).encode())
+        self.close_connection = self.refused = True
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
@@ -79,7 +88,7 @@ class HttpProtocol(_EventletProtocol):
         if "HTTP_UPGRADE" in environ:
             # Whatever the application answers: after a failed upgrade no peer can be sure what the
             # bytes that follow mean.
-            self.close_connection = True
+            self.close_connection = self.refused = True
         return environ
 
     def _take_over(self) -> TakenOver:
@@ -92,11 +101,19 @@ class HttpProtocol(_EventletProtocol):
         return TakenOver(taken, early, _leave)
 
     def finish(self) -> None:
-        if not self.released:
-            super().finish()
+        if self.released:
+            return
+        if self.refused:
+            with eventlet.Timeout(LINGER_SECONDS, False), suppress(OSError):
+                self._linger()
+        super().finish()
 
-    def log_message(self, format: str, *args: Any) -> None:
-        log.info("%s: " + format, self.get_client_address()[0], *args)
+    def _linger(self) -> None:
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_WR)
+        for _ in range(LINGER_READS):
+            if not self.connection.recv(4096):
+                break
 
 
 class _Log:

@@ -1,0 +1,1 @@
+pytest_plugins = ["stargate.fixtures", "stargate_tests.serving"]

@@ -1,0 +1,98 @@
+"""What many of these tests need: a hub in this thread, WebSockets on it, and no application left."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+from stargate.application import Gate, _gates
+from stargate.engine.hub import Engine
+from stargate.settings import Limits
+from stargate.websocket import WebSocket
+from stargate_tests.peers import Peer
+from stargate_tests.waiting import turn, turn_until
+
+
+@pytest.fixture
+def engine():
+    """An engine of this thread, closed at the end; what is still open on it is cut."""
+    engine = Engine()
+    yield engine
+    for connection in list(engine.connections):
+        connection._dispose()
+    turn(engine)
+    engine.close()
+
+
+@pytest.fixture
+def wire(engine):
+    """``wire(family, gate=..., **limits)``: a WebSocket on ``engine`` and the peer of it."""
+    with ExitStack() as stack:
+
+        def connect(family="unix", *, gate=None, early=b"", **limits):
+            ours, theirs = pair(family)
+            stack.callback(theirs.close)
+            gate = gate if gate is not None else Gate(None)
+            websocket = WebSocket(
+                ours,
+                gate,
+                {"path": "/here", "remote_addr": "192.0.2.1"},
+                engine=engine,
+                walks=gate.bind(engine),
+                limits=Limits(**limits),
+                extensions=[],
+            )
+            websocket._open(b"", early)
+            return websocket, Peer(theirs)
+
+        yield connect
+
+
+def pair(family: str) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets: a UNIX pair, or TCP on the loopback."""
+    if family == "unix":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname())
+        ours, _address = listening.accept()
+    return ours, theirs
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def family(request):
+    """Every behaviour on every transport."""
+    return request.param
+
+
+@pytest.fixture
+def run(engine):
+    """``run(function, *args)``: what it returns or raises, run in a greenlet under a deadline."""
+
+    def run(function, *args):
+        answer = []
+
+        def call():
+            try:
+                answer.append((True, function(*args)))
+            except BaseException as error:
+                answer.append((False, error))
+
+        engine.spawn(call)
+        turn_until(engine, lambda: answer)
+        returned, value = answer[0]
+        if returned:
+            return value
+        raise value
+
+    return run
+
+
+@pytest.fixture
+def no_application():
+    """No application of another test is still about."""
+    gc.collect()
+    for gate in list(_gates):
+        _gates.discard(gate)

@@ -1,0 +1,95 @@
+"""A server as its users start it: ``pserve`` with an ini file, in a process of its own."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 60
+
+INI = """\
+[app:main]
+use = call:stargate_tests.functional.program_app:main
+{app}
+
+[server:main]
+use = egg:stargate#{name}
+{server}
+
+[loggers]
+keys = root
+[handlers]
+keys = console
+[formatters]
+keys = plain
+[logger_root]
+level = INFO
+handlers = console
+[handler_console]
+class = StreamHandler
+args = (sys.stderr,)
+level = NOTSET
+formatter = plain
+[formatter_plain]
+format = %(levelname)s %(name)s %(message)s
+"""
+
+
+class Program:
+    """A process that serves, its log as it comes, and its end."""
+
+    def __init__(self, command, **options):
+        environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1")
+        self.process = subprocess.Popen(
+            command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **options
+        )
+        self.log = ""
+        self.url = None
+
+    def expect(self, pattern):
+        """Read the log until ``pattern`` is in it; returns the match."""
+        seen = 0
+        while True:
+            found = re.search(pattern, self.log[seen:])
+            if found:
+                return found
+            ready, _, _ = select.select([self.process.stderr], [], [], DEADLINE)
+            data = os.read(self.process.stderr.fileno(), 65536) if ready else b""
+            assert data, f"{pattern!r} is not in the log:\n{self.log}"
+            self.log += data.decode()
+
+    def stop(self, number=signal.SIGTERM):
+        """Send a signal; returns the exit code when the process has ended."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self):
+        """The exit code, when the process has ended; the rest of its log is read."""
+        _, rest = self.process.communicate(timeout=DEADLINE)
+        self.log += rest.decode()
+        return self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate(timeout=DEADLINE)
+
+
+def pserve(tmp_path, *arguments, name="eventlet", server="listen = 127.0.0.1:0", app=""):
+    """``pserve`` on a free port; its ``url`` is known once it listens."""
+    ini = tmp_path / "test.ini"
+    ini.write_text(INI.format(name=name, server=server, app=app))
+    program = Program([sys.executable, "-m", "pyramid.scripts.pserve", str(ini), *arguments])
+    try:
+        program.url = program.expect(r"serving on (\S+)").group(1)
+    except BaseException:
+        program.__exit__()
+        raise
+    return program

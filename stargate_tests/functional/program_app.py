@@ -1,0 +1,46 @@
+"""The application that the tests start with ``pserve``."""
+
+import time
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid.threadlocal import get_current_request
+
+from stargate_tests.functional.tree import Node, Talk
+
+
+def thread_locals(context, request):
+    """Whether the current request is this one, before and after giving way to the others."""
+    before = get_current_request() is request
+    time.sleep(0.2)
+    return Response(str(before and get_current_request() is request))
+
+
+def slow(context, request):
+    time.sleep(float(request.params["seconds"]))
+    return Response("done")
+
+
+def fail(context, request):
+    raise ValueError("a view that fails")
+
+
+def send(context, request):
+    context.send(request.params["message"])
+    return Response("sent")
+
+
+def patched(context, request):
+    from eventlet.patcher import is_monkey_patched
+
+    return Response(str(is_monkey_patched("thread")))
+
+
+def main(global_config, **settings):
+    root = Node()
+    with Configurator(root_factory=lambda request: root, settings=settings) as config:
+        config.include("stargate")
+        config.add_websocket_view(Talk, context=Node)
+        for view in (thread_locals, slow, fail, send, patched):
+            config.add_view(view, context=Node, name=view.__name__)
+        return config.make_wsgi_app()

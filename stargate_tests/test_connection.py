@@ -1,0 +1,529 @@
+import logging
+import socket
+import struct
+
+import pytest
+from websockets.frames import Opcode
+
+from stargate.connection import State
+from stargate.engine.hub import WRITE
+from stargate_tests.peers import client_frame
+from stargate_tests.waiting import turn, turn_until
+
+BIG = "x" * 300_000
+
+
+def fill(websocket):
+    """Send until the kernel takes no more; returns how many messages that took."""
+    count = 0
+    while not websocket.buffered:
+        websocket.send(BIG)
+        count += 1
+    return count
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+# Coming in.
+
+
+def test_a_text_message_comes_in_as_str(engine, wire, family):
+    websocket, peer = wire(family)
+    peer.say("Grüße")
+    assert websocket.wait(5) == "Grüße"
+
+
+def test_a_binary_message_comes_in_as_bytes(engine, wire, family):
+    websocket, peer = wire(family)
+    peer.say(b"\x00\xff")
+    message = websocket.wait(5)
+    assert (type(message), message) == (bytes, b"\x00\xff")
+
+
+@pytest.mark.parametrize("message", ["", b""])
+def test_an_empty_message_is_a_message(engine, wire, message):
+    websocket, peer = wire()
+    peer.say(message)
+    assert websocket.wait(5) == message
+
+
+def test_messages_come_in_as_they_were_sent_however_many(engine, wire, family):
+    websocket, peer = wire(family)
+    sent = [f"{number} " + "y" * (number * 37) for number in range(50)]
+    peer.say(*sent)
+    assert [websocket.wait(5) for _ in sent] == sent
+
+
+def test_a_message_does_not_change_when_the_next_one_is_read(engine, wire):
+    websocket, peer = wire()
+    peer.say(b"a" * 100)
+    first = websocket.wait(5)
+    peer.say(b"b" * 100)
+    websocket.wait(5)
+    assert first == b"a" * 100
+
+
+def test_a_message_may_come_in_byte_by_byte(engine, wire):
+    websocket, peer = wire()
+    for byte in client_frame("slow"):
+        peer.sock.sendall(bytes([byte]))
+        turn(engine)
+    assert websocket.wait(5) == "slow"
+
+
+def test_a_message_larger_than_one_read_comes_in_whole(engine, wire):
+    websocket, peer = wire()
+    message = client_frame("z" * 400_000)
+    peer.sock.setblocking(False)
+    sent = 0
+
+    def sent_all():
+        nonlocal sent
+        try:
+            sent += peer.sock.send(message[sent:])
+        except BlockingIOError:
+            pass
+        return sent == len(message)
+
+    turn_until(engine, sent_all)
+    assert websocket.wait(5) == "z" * 400_000
+
+
+def test_fragments_are_one_message(engine, wire):
+    websocket, peer = wire()
+    peer.say_fragments(Opcode.BINARY, b"one ", b"", b"message")
+    assert websocket.wait(5) == b"one message"
+
+
+def test_a_character_may_be_cut_by_fragments(engine, wire):
+    websocket, peer = wire()
+    peer.say_fragments(Opcode.TEXT, "ü".encode()[:1], "ü".encode()[1:])
+    assert websocket.wait(5) == "ü"
+
+
+def test_a_ping_between_fragments_is_answered_at_once(engine, wire):
+    websocket, peer = wire()
+    peer.frame(Opcode.TEXT, b"one ", fin=False)
+    peer.frame(Opcode.PING, b"there?")
+    turn_until(engine, lambda: (peer.read(), peer.pongs)[1] == [b"there?"])
+    assert websocket.pending == 0
+    peer.frame(Opcode.CONT, b"message")
+    assert websocket.wait(5) == "one message"
+
+
+def test_a_pong_that_nobody_asked_for_is_ignored(engine, wire):
+    websocket, peer = wire()
+    peer.frame(Opcode.PONG, b"surprise")
+    peer.say("next")
+    assert websocket.wait(5) == "next"
+
+
+def test_what_came_with_the_handshake_comes_first(engine, wire):
+    websocket, peer = wire(early=client_frame("one") + client_frame("two"))
+    peer.say("three")
+    assert [websocket.wait(5) for _ in range(3)] == ["one", "two", "three"]
+
+
+def test_a_frame_may_be_split_between_the_handshakes_packet_and_the_next(engine, wire):
+    data = client_frame("split")
+    websocket, peer = wire(early=data[:4])
+    turn(engine)
+    peer.sock.sendall(data[4:])
+    assert websocket.wait(5) == "split"
+
+
+def test_what_came_with_the_handshake_is_ignored_when_it_was_lost_meanwhile(engine, wire):
+    websocket, peer = wire(early=client_frame("one"))
+    websocket._lose()
+    turn(engine)
+    assert websocket.pending == 0
+
+
+# Breaking the rules.
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "code"),
+    [
+        (b"\x81\x05hello", 1002),  # Not masked.
+        (b"\xf1\x80\0\0\0\0", 1002),  # Reserved bits.
+        (b"\x83\x80\0\0\0\0", 1002),  # A reserved opcode.
+        (b"\x80\x80\0\0\0\0", 1002),  # A continuation of nothing.
+        (b"\x09\x80\0\0\0\0", 1002),  # A fragmented ping.
+        (b"\x89\xfe\x00\x7e\0\0\0\0" + bytes(126), 1002),  # A ping of 126 bytes.
+        (b"\x88\x81\0\0\0\0\x03", 1002),  # A close code of one byte.
+        (b"\x88\x82\0\0\0\0\x03\xed", 1002),  # 1005 on the wire.
+        (b"\x81\xff" + b"\xff" * 8, 1009),  # A length with its top bit set.
+        (b"\x81\x81\0\0\0\0\xff", 1007),  # No UTF-8.
+        (b"\x01\x81\0\0\0\0\xff\x80\x80\0\0\0\0", 1007),  # No UTF-8, in fragments.
+    ],
+    ids=[
+        "unmasked", "reserved bits", "opcode", "continuation", "fragmented ping", "long ping",
+        "short close", "close 1005", "top bit", "utf-8", "utf-8 in fragments",
+    ],
+)  # fmt: skip
+def test_a_frame_against_the_rules_ends_it_with_the_code_of_the_rule(engine, wire, bytes_, code):
+    websocket, peer = wire()
+    peer.sock.sendall(bytes_)
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert websocket.closed
+    assert (peer.close.code, websocket.close_code) == (code, code)
+    assert websocket.pending == 0
+
+
+def test_a_message_over_the_limit_ends_it_with_1009(engine, wire):
+    websocket, peer = wire(max_message_size=10)
+    peer.frame(Opcode.TEXT, b"x" * 11)
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert (peer.close.code, websocket.close_code) == (1009, 1009)
+
+
+def test_a_message_at_the_limit_is_taken(engine, wire):
+    websocket, peer = wire(max_message_size=10)
+    peer.say("x" * 10)
+    assert websocket.wait(5) == "x" * 10
+
+
+def test_fragments_that_sum_up_over_the_limit_end_it_with_1009(engine, wire):
+    websocket, peer = wire(max_message_size=10)
+    peer.say_fragments(Opcode.TEXT, b"x" * 6, b"x" * 6)
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert websocket.close_code == 1009
+
+
+def test_the_number_of_fragments_is_limited_too(engine, wire):
+    """Design, section 6: limit the *number* of fragments too (node ws, CVE-2026-48779)."""
+    websocket, peer = wire(max_message_size=1000)
+    peer.frame(Opcode.TEXT, b"", fin=False)
+    empty = b"\x00\x80\0\0\0\0"
+    for _ in range(50):
+        if not websocket.closed:
+            peer.sock.sendall(empty * 2000)
+            turn(engine)
+            turn(engine)
+    assert websocket.closed, f"{len(websocket._fragments)} fragments are being kept"
+
+
+def test_a_message_before_the_bad_one_is_still_read(engine, wire):
+    websocket, peer = wire()
+    peer.sock.sendall(client_frame("good") + b"\x81\x81\0\0\0\0\xff" + client_frame("late"))
+    assert list(websocket) == ["good"]
+
+
+# Going out.
+
+
+def test_messages_go_out_in_their_order(engine, wire, family):
+    websocket, peer = wire(family)
+    websocket.send("one")
+    websocket.send(b"two")
+    turn_until(engine, lambda: peer.read() == ["one", b"two"])
+
+
+def test_what_the_kernel_does_not_take_waits_and_leaves_when_it_can(engine, wire, family):
+    websocket, peer = wire(family, outbox_size=10_000_000)
+    count = fill(websocket)
+    for number in range(100):
+        websocket.send(str(number))
+    buffered = websocket.buffered
+    assert buffered > 100
+    turn_until(engine, lambda: len(peer.read()) == count + 100)
+    assert peer.messages[-100:] == [str(number) for number in range(100)]
+    turn_until(engine, lambda: websocket.buffered == 0)
+
+
+def test_once_the_outbox_is_empty_it_is_written_to_directly_again(engine, wire):
+    websocket, peer = wire()
+    fill(websocket)
+    assert websocket._events & WRITE
+    turn_until(engine, lambda: (peer.read(), websocket.buffered)[1] == 0)
+    assert not websocket._events & WRITE
+    count = len(peer.read())
+    websocket.send("direct")
+    assert websocket.buffered == 0
+    turn_until(engine, lambda: len(peer.read()) == count + 1)
+
+
+def test_one_message_always_fits_whatever_its_size(engine, wire):
+    websocket, peer = wire(outbox_size=1)
+    websocket.send("x" * 3_000_000)
+    assert websocket.buffered > 1
+    turn_until(engine, lambda: peer.read())
+    assert len(peer.messages[0]) == 3_000_000
+    assert not websocket.closed
+
+
+def test_a_listener_that_never_reads_is_given_up_with_1013(engine, wire, caplog):
+    websocket, peer = wire(outbox_size=500_000)
+    with caplog.at_level(logging.WARNING):
+        while not websocket.closed:
+            websocket.send(BIG)
+        turn(engine)
+        turn(engine)
+    assert (websocket.close_code, websocket.close_reason) == (1013, "too slow")
+    (record,) = caplog.records
+    assert websocket.id in record.getMessage() and "/here" in record.getMessage()
+    assert "stargate.outbox_size is 500000" in record.getMessage()
+
+
+def test_what_is_kept_for_a_slow_listener_is_bounded(engine, wire):
+    websocket, _peer = wire(outbox_size=500_000)
+    most = 0
+    while not websocket.closed:
+        websocket.send(BIG)
+        most = max(most, websocket.buffered)
+    assert most < 500_000 + len(BIG) + 20
+
+
+def test_who_is_given_up_gets_the_frame_under_way_and_the_close(engine, wire):
+    websocket, peer = wire(outbox_size=500_000)
+    sent = 0
+    while not websocket.closed:
+        websocket.send(BIG)
+        sent += 1
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert peer.close.code == 1013
+    assert 0 < len(peer.messages) < sent
+    assert set(peer.messages) == {BIG}
+
+
+def test_the_socket_is_tried_once_more_before_it_is_called_slow(engine, wire):
+    websocket, peer = wire(outbox_size=300_000)
+    fill(websocket)
+    while websocket.buffered < 300_000:
+        websocket.send(BIG)
+    peer.read()  # The hub has had no turn: nobody here knows of it yet.
+    websocket.send("one more")
+    assert not websocket.closed
+
+
+def test_a_peer_that_has_gone_is_noticed_by_sending(engine, wire):
+    websocket, peer = wire()
+    peer.sock.close()
+    websocket.send("into the void")
+    assert websocket.closed
+    assert websocket.close_code == 1006
+
+
+def test_a_peer_that_goes_while_bytes_wait_is_noticed(engine, wire, family):
+    websocket, peer = wire(family)
+    fill(websocket)
+    reset(peer.sock)
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert websocket.close_code == 1006
+    assert websocket.buffered == 0
+
+
+# Ending.
+
+
+def test_our_close_carries_code_and_reason(engine, wire, family):
+    websocket, peer = wire(family)
+    websocket.close(4000, "done")
+    turn_until(engine, lambda: (peer.read(), peer.close)[1])
+    assert (peer.close.code, peer.close.reason) == (4000, "done")
+    assert (websocket.close_code, websocket.close_reason) == (4000, "done")
+
+
+def test_after_our_close_the_peers_answer_closes_the_descriptor(engine, wire, family):
+    websocket, peer = wire(family)
+    websocket.close()
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    peer.sock.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert engine.watched == 0
+    assert not engine.connections
+    assert websocket._sock.fileno() == -1
+
+
+def test_what_was_sent_before_our_close_arrives_before_it(engine, wire, family):
+    websocket, peer = wire(family)
+    count = fill(websocket)
+    websocket.send("last")
+    websocket.close()
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert len(peer.messages) == count + 1
+    assert peer.messages[-1] == "last"
+    assert peer.close.code == 1000
+
+
+def test_the_peers_close_is_answered_and_ends_it(engine, wire, family):
+    websocket, peer = wire(family)
+    peer.say_close(4001, "bye")
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert (websocket.close_code, websocket.close_reason) == (4001, "bye")
+    assert peer.close.code == 4001
+
+
+def test_a_close_without_a_code_is_1005(engine, wire):
+    websocket, peer = wire()
+    peer.say_close(None)
+    turn_until(engine, lambda: websocket.closed)
+    assert websocket.close_code == 1005
+
+
+def test_a_peer_that_goes_without_a_word_is_1006(engine, wire, family):
+    websocket, peer = wire(family)
+    peer.sock.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert (websocket.close_code, websocket.close_reason) == (1006, "")
+
+
+def test_a_reset_is_1006(engine, wire):
+    websocket, peer = wire("tcp")
+    reset(peer.sock)
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert websocket.close_code == 1006
+
+
+def test_the_code_of_a_peer_that_said_good_bye_and_went_is_the_one_it_said(engine, wire, family):
+    """1006 is for where no close frame was seen (exceptions.py; RFC 6455, section 7.1.5)."""
+    websocket, peer = wire(family)
+    peer.say_close(1001, "tab closed")
+    peer.sock.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert (websocket.close_code, websocket.close_reason) == (1001, "tab closed")
+
+
+def test_messages_before_the_peers_close_are_read_first(engine, wire, family):
+    websocket, peer = wire(family)
+    peer.say("one", "two")
+    peer.say_close()
+    peer.sock.close()
+    assert list(websocket) == ["one", "two"]
+
+
+def test_messages_behind_the_peers_close_are_nothing(engine, wire):
+    websocket, peer = wire()
+    peer.say_close()
+    peer.sock.sendall(client_frame("late"))
+    assert list(websocket) == []
+
+
+def test_a_peer_that_does_not_answer_our_close_is_cut_at_the_deadline(engine, wire, family):
+    websocket, peer = wire(family, close_timeout=0.05)
+    websocket.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert engine.watched == 0
+
+
+def test_a_peer_that_takes_nothing_is_reset_at_the_deadline(engine, wire):
+    websocket, peer = wire("tcp", close_timeout=0.05)
+    fill(websocket)
+    websocket.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    with pytest.raises(ConnectionResetError):
+        while peer.sock.recv(65536):
+            pass
+
+
+def test_the_deadline_ends_with_the_connection(engine, wire):
+    websocket, peer = wire(close_timeout=0.05)
+    websocket.close()
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    peer.sock.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert websocket._deadline is None
+    turn(engine, 0.1)
+
+
+def test_the_descriptor_is_closed_once_and_its_end_is_told_once(engine, wire):
+    websocket, peer = wire()
+    told = []
+    assert websocket.when_disposed(told.append, "over")
+    peer.sock.close()
+    turn_until(engine, lambda: told)
+    websocket._dispose()
+    websocket._lose()
+    turn(engine)
+    assert told == ["over"]
+
+
+def test_who_asks_after_the_end_is_told_that_it_has_been(engine, wire):
+    websocket, peer = wire()
+    websocket._lose()
+    assert not websocket.when_disposed(lambda: None)
+
+
+def test_a_shutdown_that_fails_closes_the_descriptor(engine, wire):
+    websocket, peer = wire()
+
+    class Gone:
+        def __getattr__(self, name):
+            return getattr(websocket_sock, name)
+
+        def shutdown(self, _how):
+            raise OSError(107, "not connected")
+
+    websocket_sock, websocket._sock = websocket._sock, Gone()
+    peer.say_close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert websocket.close_code == 1000
+
+
+def test_an_error_while_reading_is_a_loss(engine, wire):
+    websocket, peer = wire()
+    reads = []
+
+    class Odd:
+        def __getattr__(self, name):
+            return getattr(websocket_sock, name)
+
+        def recv_into(self, _buffer):
+            reads.append(1)
+            raise BlockingIOError if len(reads) == 1 else OSError(5, "I/O error")
+
+    websocket_sock, websocket._sock = websocket._sock, Odd()
+    peer.say("a")
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert len(reads) == 2
+    assert websocket.close_code == 1006
+
+
+def test_an_answer_to_a_close_that_cannot_leave_ends_it_all_the_same(engine, wire):
+    websocket, peer = wire()
+    fill(websocket)
+    peer.say_close(1000)
+    turn_until(engine, lambda: websocket.closed)
+    assert websocket.close_code == 1000
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+
+
+# A full inbox.
+
+
+def test_a_full_inbox_stops_the_reading_and_it_goes_on_at_half(engine, wire):
+    websocket, peer = wire(inbox_length=4)
+    peer.say(*"abcd")
+    turn_until(engine, lambda: websocket.pending == 4)
+    peer.say(*"efgh")
+    turn(engine, 0.01)
+    assert websocket.pending == 4
+    assert [websocket.wait(0) for _ in range(2)] == ["a", "b"]
+    turn_until(engine, lambda: websocket.pending > 2)
+    assert [websocket.wait(5) for _ in range(6)] == [*"cdefgh"]
+
+
+def test_a_reset_is_noticed_while_the_inbox_is_full(engine, wire):
+    websocket, peer = wire("tcp", inbox_length=2)
+    peer.say(*"ab")
+    turn_until(engine, lambda: websocket.pending == 2)
+    reset(peer.sock)
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert list(websocket) == ["a", "b"]
+
+
+def test_a_full_inbox_loses_nothing_of_a_peer_that_says_good_bye(engine, wire, family):
+    """wait(): ConnectionClosed when all that came in before has been read."""
+    websocket, peer = wire(family, inbox_length=2)
+    peer.say(*"ab")
+    turn_until(engine, lambda: websocket.pending == 2)
+    peer.say(*"cdef")
+    peer.say_close(1000)
+    peer.sock.close()
+    turn(engine, 0.01)
+    assert list(websocket) == [*"abcdef"]
+    assert websocket.close_code in (1000, 1006)

@@ -1,0 +1,422 @@
+import logging
+
+import pytest
+
+from stargate.handshake import (
+    Accepted,
+    OriginPolicy,
+    Refused,
+    asks_for_websocket,
+    is_websocket,
+    negotiate,
+    split_host,
+    split_origin,
+)
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, section 1.3
+SAME = OriginPolicy()
+
+
+def environ(*remove, raw=None, **changes):
+    """A handshake as a WSGI server hands it over, but for ``changes`` and without ``remove``."""
+    found = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/jobs/demo",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "example.com",
+        "HTTP_UPGRADE": "websocket",
+        "HTTP_CONNECTION": "Upgrade",
+        "HTTP_SEC_WEBSOCKET_KEY": KEY,
+        "HTTP_SEC_WEBSOCKET_VERSION": "13",
+    }
+    found.update(changes)
+    for name in remove:
+        del found[name]
+    if raw is not None:
+        names = [name for name, _value in raw]
+        found["headers_raw"] = tuple(
+            (name[5:].replace("_", "-").title(), value)
+            for name, value in found.items()
+            if name.startswith("HTTP_") and name[5:].replace("_", "-").title() not in names
+        ) + tuple(raw)
+    return found
+
+
+def judged(*remove, origins=SAME, subprotocols=(), compression=False, **changes):
+    return negotiate(
+        environ(*remove, **changes),
+        origins=origins,
+        subprotocols=subprotocols,
+        compression=compression,
+    )
+
+
+# Whether it asks for a WebSocket at all.
+
+
+@pytest.mark.parametrize(
+    "connection",
+    ["Upgrade", "upgrade", "UPGRADE", "keep-alive, Upgrade", "Upgrade, keep-alive",
+     "keep-alive,upgrade", " keep-alive ,\tUpgrade ", "a, b, c, uPgRaDe, d", ",, Upgrade,"],
+)  # fmt: skip
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "WEBSOCKET"])
+def test_tokens_are_found_in_any_case_and_order(connection, upgrade):
+    asked = environ(HTTP_CONNECTION=connection, HTTP_UPGRADE=upgrade)
+    assert asks_for_websocket(asked)
+    assert isinstance(negotiate(asked, origins=SAME), Accepted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"HTTP_CONNECTION": "keep-alive"},
+        {"HTTP_CONNECTION": ""},
+        {"HTTP_CONNECTION": "upgraded"},
+        {"HTTP_CONNECTION": "not-upgrade"},
+        {"HTTP_CONNECTION": "\x00"},
+        {"HTTP_UPGRADE": "h2c"},
+        {"HTTP_UPGRADE": ""},
+        {"HTTP_UPGRADE": "websockets"},
+        {"HTTP_UPGRADE": "websocket; q=1"},
+        {"HTTP_UPGRADE": "\xff\xfe"},
+        {"REQUEST_METHOD": "POST"},
+        {"REQUEST_METHOD": "HEAD"},
+    ],
+)
+def test_anything_else_is_no_handshake(changes):
+    assert asks_for_websocket(environ(**changes)) is False
+
+
+@pytest.mark.parametrize("name", ["HTTP_UPGRADE", "HTTP_CONNECTION"])
+def test_both_headers_are_needed(name):
+    assert asks_for_websocket(environ(name)) is False
+
+
+def test_it_is_a_predicate_of_context_and_request():
+    class Request:
+        environ = environ()
+
+    assert is_websocket(None, Request()) is True
+    Request.environ = environ("HTTP_UPGRADE")
+    assert is_websocket(object(), Request()) is False
+
+
+# Acceptance.
+
+
+def test_the_accept_header_is_that_of_the_rfc():
+    headers = dict(judged().headers)
+    assert headers["Sec-WebSocket-Accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert (headers["Upgrade"], headers["Connection"]) == ("websocket", "Upgrade")
+
+
+def test_raw_headers_are_preferred_to_what_was_joined():
+    found = judged(raw=[], HTTP_SEC_WEBSOCKET_KEY=KEY)
+    assert isinstance(found, Accepted)
+
+
+@pytest.mark.parametrize("name", ["Sec-Websocket-Key", "SEC-WEBSOCKET-KEY", "sec-websocket-key"])
+def test_raw_headers_are_found_in_any_case(name):
+    found = judged("HTTP_SEC_WEBSOCKET_KEY", raw=[(name, KEY)])
+    assert isinstance(found, Accepted)
+
+
+def test_a_connection_header_may_be_given_twice():
+    found = judged(
+        "HTTP_CONNECTION", raw=[("Connection", "keep-alive"), ("Connection", "Upgrade")]
+    )
+    assert isinstance(found, Accepted)
+
+
+def test_an_empty_path_is_accepted():
+    assert isinstance(judged(PATH_INFO=""), Accepted)
+
+
+def test_what_was_agreed_on_is_told():
+    found = judged(HTTP_ORIGIN="http://example.com")
+    assert (found.origin, found.subprotocol, found.extensions) == ("http://example.com", None, [])
+
+
+# Refusal.
+
+
+@pytest.mark.parametrize("version", ["0", "8", "12", "14", "x", "13, 8", "12, 13", ""])
+def test_another_version_is_426_and_says_which_is_spoken(version):
+    found = judged(HTTP_SEC_WEBSOCKET_VERSION=version)
+    assert isinstance(found, Refused)
+    assert found.status == 426
+    headers = dict(found.headers)
+    assert headers == {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert "13 is" in found.reason
+
+
+def test_no_version_at_all_is_refused():
+    assert judged("HTTP_SEC_WEBSOCKET_VERSION").status in (400, 426)
+
+
+def test_two_version_headers_are_refused():
+    found = judged(
+        "HTTP_SEC_WEBSOCKET_VERSION",
+        raw=[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Version", "13")],
+    )
+    assert found.status == 400
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "short", KEY[:-4], KEY + "AAAA", "!" * 24, KEY.replace("d", "ä"), f"{KEY},{KEY}"],
+)
+def test_a_key_that_is_not_16_bytes_in_base64_is_400(key):
+    assert judged(HTTP_SEC_WEBSOCKET_KEY=key).status == 400
+
+
+def test_no_key_is_400():
+    assert judged("HTTP_SEC_WEBSOCKET_KEY").status == 400
+
+
+def test_two_keys_are_400():
+    found = judged(
+        "HTTP_SEC_WEBSOCKET_KEY", raw=[("Sec-WebSocket-Key", KEY), ("Sec-WebSocket-Key", KEY)]
+    )
+    assert found.status == 400
+
+
+def test_several_upgrades_are_426_which_names_the_one_to_ask_for():
+    found = judged(HTTP_UPGRADE="h2c, websocket")
+    assert found.status == 426
+    # RFC 9110, section 15.5.22: a 426 MUST have an Upgrade header.
+    assert ("Upgrade", "websocket") in found.headers
+
+
+def test_no_host_is_400():
+    assert judged("HTTP_HOST").status == 400
+
+
+def test_two_hosts_are_400():
+    found = judged("HTTP_HOST", raw=[("Host", "example.com"), ("Host", "example.com")])
+    assert (found.status, found.reason) == (400, "one Host header is needed, not 2")
+
+
+@pytest.mark.parametrize("length", ["1", "100", "-1", "x"])
+def test_a_body_is_400(length):
+    assert judged(CONTENT_LENGTH=length).reason == "a handshake has no body"
+
+
+def test_a_chunked_body_is_400():
+    assert judged(HTTP_TRANSFER_ENCODING="chunked").status == 400
+
+
+@pytest.mark.parametrize("length", ["", "0"])
+def test_a_body_of_no_length_is_none(length):
+    assert isinstance(judged(CONTENT_LENGTH=length), Accepted)
+
+
+def test_http_1_0_is_refused_where_the_server_tells_the_truth():
+    found = judged(SERVER_PROTOCOL="HTTP/1.0", **{"stargate.take_over": lambda: None})
+    assert (found.status, found.reason) == (426, "a WebSocket needs HTTP/1.1")
+
+
+def test_http_1_0_says_nothing_on_eventlets_own_server():
+    assert isinstance(judged(SERVER_PROTOCOL="HTTP/1.0"), Accepted)
+
+
+def test_http_0_9_is_refused():
+    assert judged(SERVER_PROTOCOL="HTTP/0.9").status == 426
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HTTP_CONNECTION", "HTTP_UPGRADE", "HTTP_HOST", "HTTP_ORIGIN", "HTTP_SEC_WEBSOCKET_KEY",
+     "HTTP_SEC_WEBSOCKET_VERSION", "HTTP_SEC_WEBSOCKET_PROTOCOL", "HTTP_SEC_WEBSOCKET_EXTENSIONS"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["\xff\xe4", "a\xa0b", "[", "\x00", "²", "[::1", "a" * 5000])
+def test_odd_bytes_in_a_header_never_raise(name, value):
+    found = judged(subprotocols=("chat",), compression=True, **{name: value})
+    if isinstance(found, Refused):
+        assert 400 <= found.status < 500
+    asks_for_websocket(environ(**{name: value}))
+
+
+# Subprotocols and extensions.
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [("chat", "chat"), ("other, chat", "chat"), ("superchat, chat", "chat"), ("superchat", "superchat")],
+)
+def test_the_best_subprotocol_that_both_speak_is_agreed_on(offered, agreed):
+    found = judged(HTTP_SEC_WEBSOCKET_PROTOCOL=offered, subprotocols=("chat", "superchat"))
+    assert found.subprotocol == agreed
+    assert dict(found.headers)["Sec-WebSocket-Protocol"] == agreed
+
+
+def test_a_peer_that_speaks_none_of_them_is_400():
+    found = judged(HTTP_SEC_WEBSOCKET_PROTOCOL="other", subprotocols=("chat",))
+    assert found.status == 400
+
+
+def test_a_peer_that_offers_none_is_400_where_one_is_needed():
+    assert judged(subprotocols=("chat",)).status == 400
+
+
+def test_what_is_offered_is_ignored_where_none_is_spoken():
+    found = judged(HTTP_SEC_WEBSOCKET_PROTOCOL="chat")
+    assert found.subprotocol is None
+    assert "Sec-WebSocket-Protocol" not in dict(found.headers)
+
+
+OFFER = "permessage-deflate; client_max_window_bits"
+
+
+def test_compression_is_agreed_on_when_it_is_on_and_offered():
+    found = judged(HTTP_SEC_WEBSOCKET_EXTENSIONS=OFFER, compression=True)
+    (extension,) = found.extensions
+    assert extension.local_max_window_bits == 12
+    answer = dict(found.headers)["Sec-WebSocket-Extensions"]
+    assert "server_no_context_takeover" in answer and "client_no_context_takeover" in answer
+
+
+def test_compression_is_off_unless_asked_for():
+    assert judged(HTTP_SEC_WEBSOCKET_EXTENSIONS=OFFER).extensions == []
+
+
+def test_compression_needs_an_offer():
+    assert judged(compression=True).extensions == []
+
+
+@pytest.mark.parametrize(
+    "offer", ["permessage-deflate; server_max_window_bits=99", "permessage-deflate; what=1"]
+)
+def test_an_odd_offer_of_compression_is_not_taken_and_does_not_raise(offer):
+    found = judged(HTTP_SEC_WEBSOCKET_EXTENSIONS=offer, compression=True)
+    assert isinstance(found, Refused) or found.extensions == []
+
+
+# Origin.
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        (None, "example.com", True),
+        ("http://example.com", "example.com", True),
+        ("http://example.com:80", "example.com", True),
+        ("http://example.com", "example.com:80", True),
+        ("https://example.com", "example.com", True),
+        ("https://example.com", "example.com:443", True),
+        ("https://example.com:443", "example.com", True),
+        ("http://example.com:8080", "example.com:8080", True),
+        ("https://example.com:8443", "example.com:8443", True),
+        ("HTTP://EXAMPLE.COM", "example.com", True),
+        ("http://example.com", "EXAMPLE.com", True),
+        ("http://[::1]:6543", "[::1]:6543", True),
+        ("http://[::1]", "[::1]", True),
+        ("http://[::1]:6543", "[::1]:6544", False),
+        ("http://[::2]", "[::1]", False),
+        ("http://example.com:8080", "example.com", False),
+        ("http://example.com", "example.com:8080", False),
+        ("http://example.com", "example.com:443", False),
+        ("https://example.com", "example.com:80", False),
+        ("http://evil.com", "example.com", False),
+        ("http://example.com.evil.com", "example.com", False),
+        ("http://evilexample.com", "example.com", False),
+        ("http://sub.example.com", "example.com", False),
+        ("http://example.com@evil.com", "example.com", False),
+        ("http://evil.com@example.com", "example.com", False),
+        ("http://example.com/", "example.com", False),
+        ("http://example.com?x", "example.com", False),
+        ("http://example.com#x", "example.com", False),
+        ("null", "example.com", False),
+        ("null", "null", False),
+        ("", "", False),
+        ("", "example.com", False),
+        ("example.com", "example.com", False),
+        ("//example.com", "example.com", False),
+        ("http://", "", False),
+        ("ftp://example.com", "example.com", False),
+        ("file://", "", False),
+        ("chrome-extension://abc", "abc", False),
+        ("http://example.com:port", "example.com", False),
+        ("http://example.com:99999", "example.com", False),
+        ("http://[::1", "[::1", False),
+        ("http://example.com, http://example.com", "example.com", False),
+        ("http://example.com", "example.com:port", False),
+        ("http://example.com", "evil@example.com", False),
+        ("http://example.com", "", False),
+    ],
+)
+def test_by_default_a_page_of_the_same_host_and_port_is_allowed(origin, host, allowed):
+    assert SAME.allows(origin, host) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example.com", True),
+        ("https://app.example.com:443", True),
+        ("http://other.example.com:8080", True),
+        ("http://app.example.com", False),
+        ("https://app.example.com:8443", False),
+        ("https://sub.app.example.com", False),
+        ("http://other.example.com", False),
+        ("null", False),
+    ],
+)
+def test_a_listed_origin_is_compared_exactly(origin, allowed):
+    policy = OriginPolicy(("https://app.example.com", "http://other.example.com:8080"))
+    assert policy.allows(origin, "example.org") is allowed
+
+
+@pytest.mark.parametrize("origin", ["https://anything.example", "null", "", "nonsense", None])
+def test_a_star_allows_any(origin):
+    assert OriginPolicy(("*",)).allows(origin, "example.com")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "origin", "allowed"),
+    [
+        ("trusted.com", "https://trusted.com", True),
+        ("trusted.com", "https://trusted.com:443", True),
+        ("trusted.com", "https://sub.trusted.com", False),
+        ("trusted.com", "https://trusted.com:8443", False),
+        ("trusted.com:8443", "https://trusted.com:8443", True),
+        (".trusted.com", "https://trusted.com", True),
+        (".trusted.com", "https://sub.trusted.com", True),
+        (".trusted.com", "https://a.b.trusted.com", True),
+        (".trusted.com", "https://eviltrusted.com", False),
+        (".trusted.com", "null", False),
+    ],
+)
+def test_csrf_trusted_origins_count_too(trusted, origin, allowed):
+    assert OriginPolicy((), (trusted,)).allows(origin, "example.org") is allowed
+
+
+def test_a_foreign_page_is_403_and_the_log_has_both_sides_and_the_setting(caplog):
+    with caplog.at_level(logging.WARNING):
+        found = judged(HTTP_ORIGIN="https://evil.com")
+    assert found.status == 403
+    (record,) = caplog.records
+    for part in ("https://evil.com", "example.com", "/jobs/demo", "stargate.allowed_origins"):
+        assert part in record.getMessage()
+
+
+def test_several_origin_headers_are_400():
+    found = judged(raw=[("Origin", "http://example.com"), ("Origin", "http://example.com")])
+    assert found.status == 400
+
+
+def test_the_log_line_of_a_refusal_cannot_be_forged(caplog):
+    with caplog.at_level(logging.WARNING):
+        judged(HTTP_ORIGIN="http://a\nforged")
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_an_origin_is_split_with_its_port_filled_in():
+    assert split_origin("https://Example.com") == ("https", "example.com", 443)
+    assert split_origin("http://[::1]:6543") == ("http", "::1", 6543)
+
+
+def test_a_host_is_split_as_the_scheme_has_it():
+    assert split_host("example.com", "https") == ("example.com", 443)
+    assert split_host("example.com:81", "https") == ("example.com", 81)
+    assert split_host("a b:c", "http") is None

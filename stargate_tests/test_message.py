@@ -1,0 +1,97 @@
+import zlib
+
+import pytest
+from websockets.frames import Opcode
+
+from stargate.message import DEFLATE_FROM, FIN, RSV1, TEXT, Message, deflate, frame
+from stargate_tests.peers import Peer
+
+
+class Deaf:
+    """A socket for a peer that is fed by hand."""
+
+    def __init__(self, *data):
+        self._data = [*data]
+
+    def setblocking(self, _flag):
+        pass
+
+    def recv(self, _size):
+        return self._data.pop(0) if self._data else b""
+
+
+def understood(data):
+    return Peer(Deaf(data)).read(answer=False)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 100_000])
+def test_a_text_message_of_any_length_is_one_frame(size):
+    assert understood(Message("x" * size).frame) == ["x" * size]
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_a_binary_message_of_any_length_is_one_frame(size):
+    assert understood(Message(b"\0" * size).frame) == [b"\0" * size]
+
+
+def test_a_text_message_is_utf_8():
+    message = Message("Grüße 🚪")
+    assert message.payload == "Grüße 🚪".encode()
+    assert understood(message.frame) == ["Grüße 🚪"]
+
+
+def test_the_length_is_that_of_the_bytes():
+    assert Message("ü").frame == b"\x81\x02\xc3\xbc"
+
+
+def test_str_is_text_and_bytes_are_binary():
+    assert Message("").opcode == Opcode.TEXT
+    assert Message(b"").opcode == Opcode.BINARY
+
+
+@pytest.mark.parametrize("value", [None, 1, {"a": 1}, ["a"], bytearray(b"a"), memoryview(b"a")])
+def test_anything_else_is_a_type_error_that_names_the_type(value):
+    with pytest.raises(TypeError, match=rf"not {type(value).__name__}; send_json\(\)"):
+        Message(value)
+
+
+def test_a_short_message_is_not_compressed():
+    message = Message("x" * (DEFLATE_FROM - 1))
+    assert message.deflated(12) is message.frame
+
+
+def test_a_compressed_message_inflates_to_itself():
+    message = Message("tell " * 100)
+    data = message.deflated(12)
+    assert data[0] == FIN | RSV1 | TEXT
+    assert len(data) < len(message.frame)
+    payload = data[2:] if data[1] < 126 else data[4:]
+    inflated = zlib.decompressobj(-12).decompress(payload + b"\x00\x00\xff\xff")
+    assert inflated == message.payload
+
+
+def test_a_variant_is_made_once_for_all_listeners():
+    message = Message("tell " * 100)
+    assert message.deflated(12) is message.deflated(12)
+
+
+def test_each_window_has_its_own_variant():
+    message = Message(bytes(range(256)) * 40 + b"x" * 9000 + bytes(range(256)) * 40)
+    assert message.deflated(9) is not message.deflated(15)
+    for bits in (9, 15):
+        assert zlib.decompressobj(-bits).decompress(
+            message.deflated(bits)[4:] + b"\x00\x00\xff\xff"
+        )
+
+
+def test_no_variant_depends_on_the_message_before():
+    first, second = Message("tell " * 100), Message("tell " * 100)
+    assert first.deflated(12) == second.deflated(12)
+
+
+def test_the_empty_block_at_the_end_is_left_out():
+    assert not deflate(b"tell " * 100, 12).endswith(b"\x00\x00\xff\xff")
+
+
+def test_a_frame_begins_with_the_byte_given():
+    assert frame(0x8A, b"hi") == b"\x8a\x02hi"

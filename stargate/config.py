@@ -13,7 +13,7 @@ from pyramid.settings import aslist
 
 from stargate.application import Gate, register
 from stargate.connection import protocol_log
-from stargate.engine import has_socket
+from stargate.engine import has_socket, refuse
 from stargate.handshake import (
     Accepted,
     OriginPolicy,
@@ -190,6 +190,7 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
         if isinstance(found, Accepted):
             return found
         log.info("refused a WebSocket at %s: %s", request.path, found.reason)
+        refuse(request.environ)
         return refusal(found)
 
     return judge

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from stargate.engine.hub import threading
 
 #: Seconds: generous, since only a test that fails waits for it.
-DEADLINE = 5.0
+DEADLINE = 60.0
 
 _pause = threading.Event()
 

@@ -46,6 +46,14 @@ def take_over(environ: dict[str, Any]) -> TakenOver:
     return take()
 
 
+def refuse(environ: dict[str, Any]) -> None:
+    """Let the connection of ``environ`` end with the answer; our own server sees to it itself."""
+    if TAKE_OVER not in environ and STOCK_INPUT in environ:
+        from stargate.engine.stock import refuse_stock
+
+        refuse_stock(environ)
+
+
 def current_engine() -> Engine:
     """The engine of the calling OS thread, made at the first call; a fork gets one of its own."""
     from stargate.engine.hub import current_engine as of_this_thread

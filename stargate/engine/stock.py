@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 from stargate.engine import STOCK_INPUT, TakenOver, current_engine
@@ -19,6 +20,21 @@ def take_over_stock(environ: dict[str, Any]) -> TakenOver:
     green = stream.get_socket()
     early = read_ahead(stream.rfile, green)
     return TakenOver(green.fd.dup(), early, _stay)
+
+
+def refuse_stock(environ: dict[str, Any]) -> None:
+    """See to it that the connection of ``environ`` is closed behind the answer.
+
+    eventlet pays no attention to the application's ``Connection: close``.
+    """
+    stream = environ[STOCK_INPUT]
+
+    def shut(_environ: dict[str, Any]) -> None:
+        green = stream.get_socket()
+        read_ahead(stream.rfile, green)
+        green.shutdown(socket.SHUT_RDWR)
+
+    environ["eventlet.posthooks"].append((shut, (), {}))
 
 
 def read_ahead(rfile: Any, green: Any) -> bytes:

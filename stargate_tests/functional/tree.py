@@ -59,7 +59,7 @@ def make_app(configure=None, root=None, **settings):
     root = root if root is not None else Node()
     with Configurator(root_factory=lambda request: root, settings=settings) as config:
         config.include("stargate")
-        config.add_view(page, context=Node)
+        config.add_view(page, context=Node, name="page")
         config.add_websocket_view(Listen, context=Node)
         config.add_websocket_view(Echo, context=Node, name="echo")
         config.add_websocket_view(EchoHandler, context=Node, name="handler")

@@ -1,0 +1,240 @@
+"""What the documentation shows is run: the README's application, and every whole module of it.
+
+A module is a block with a caption that names its file, or a block below the sentence that does. The
+recipes of docs/howto/database.rst are in test_docs_recipes.py.
+"""
+
+import ast
+import importlib
+import re
+import signal
+import subprocess
+import sys
+from configparser import ConfigParser
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from textwrap import dedent, indent
+from urllib.request import Request, urlopen
+
+import docutils.core
+import pytest
+from pyramid.config import Configurator
+from pyramid.paster import get_app
+from pyramid.response import Response
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+import stargate
+from stargate import WebSocketAwareContext
+from stargate.server import read_settings
+from stargate_tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted((ROOT / "docs").rglob("*.rst"))
+
+#: Seconds within which a message has to come, and within which a program has to end.
+DEADLINE, PROGRAM = 10, 60
+
+
+def blocks(path, language):
+    """The code blocks of a page: pairs of the caption, if any, and the code."""
+    pattern = rf"^( *)\.\. code-block:: {language}\n((?:\1 +:.*\n)*)\n((?:\1 +.*\n|\n)+)"
+    for match in re.finditer(pattern, path.read_text() + "\n", re.MULTILINE):
+        caption = re.search(r":caption: (\S+)", match[2])
+        yield caption and caption[1], dedent(match[3])
+
+
+def modules(page):
+    """The whole modules of a page, by the names of their files."""
+    return {caption: code for caption, code in blocks(ROOT / "docs" / page, "python") if caption}
+
+
+def write(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def post(live, path, data, **headers):
+    with urlopen(Request(live.url + path, data, headers), timeout=DEADLINE) as answer:
+        return answer.status
+
+
+@pytest.fixture
+def lamp_files():
+    """The two files of the README."""
+    [(_, ini)] = blocks(ROOT / "README.rst", "ini")
+    lamp, *_others = [code for _, code in blocks(ROOT / "README.rst", "python")]
+    return {"development.ini": ini, "lamp/__init__.py": lamp}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder whose modules can be imported, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def run_pytest(folder):
+    """Run the tests in ``folder`` as their author would."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PROGRAM)
+
+
+# The README.
+
+
+def test_the_readme_and_the_changes_render_without_warnings():
+    text = "\n".join((ROOT / name).read_text() for name in ("README.rst", "CHANGES.rst"))
+    docutils.core.publish_string(
+        text, writer="html5", settings_overrides={"report_level": 1, "halt_level": 1}
+    )
+
+
+def test_the_application_of_the_readme_broadcasts(lamp_files, folder, live_server):
+    write(folder, lamp_files)
+    live = live_server(get_app(str(folder / "development.ini")))
+    with urlopen(live.url, timeout=DEADLINE) as answer:
+        assert b"The lamp is" in answer.read()
+    url = live.websocket_url("/")
+    with connect(url, origin=live.url) as first, connect(url) as second:
+        assert first.recv(DEADLINE) == second.recv(DEADLINE) == "off"
+        first.send("on")
+        assert first.recv(DEADLINE) == second.recv(DEADLINE) == "on"
+        assert post(live, "/", b"state=off") == 204
+        assert first.recv(DEADLINE) == second.recv(DEADLINE) == "off"
+
+
+def test_the_server_of_the_readme_has_settings_that_make_sense(lamp_files):
+    ini = ConfigParser()
+    ini.read_string(lamp_files["development.ini"])
+    server = dict(ini["server:main"])
+    assert server.pop("use") == "egg:stargate#eventlet"
+    assert read_settings(server).listen == ("localhost:6543",)
+
+
+# Every page.
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.rst", *DOCS], ids=lambda page: page.stem)
+def test_every_python_block_is_python(page):
+    for _caption, code in blocks(page, "python"):
+        try:
+            ast.parse(code)
+        except SyntaxError:
+            ast.parse("def function():\n" + indent(code, "    "))
+
+
+def test_the_names_of_the_api_page_are_the_names_of_stargate():
+    _, code = next(blocks(ROOT / "docs/api/index.rst", "python"))
+    [names] = [node.names for node in ast.parse(code).body]
+    assert sorted(name.name for name in names) == sorted(set(stargate.__all__) - {"includeme"})
+
+
+# docs/howto/testing.rst and docs/tutorial.rst
+
+
+def test_the_tests_of_the_testing_page_pass(lamp_files, tmp_path):
+    write(tmp_path, lamp_files | modules("howto/testing.rst"))
+    found = run_pytest(tmp_path)
+    assert found.returncode == 0, found.stdout
+    assert "5 passed" in found.stdout
+
+
+def test_the_tests_of_the_tutorial_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "examples/jobs"))
+    [(_, code)] = blocks(ROOT / "docs/tutorial.rst", "python")
+    write(tmp_path, {"test_tutorial.py": code})
+    found = run_pytest(tmp_path)
+    assert found.returncode == 0, found.stdout
+    assert "2 passed" in found.stdout
+
+
+# docs/howto/tenants.rst
+
+
+def test_tenants_by_host_do_not_hear_each_other(folder, live_server):
+    write(folder, modules("howto/tenants.rst"))
+    live = live_server(importlib.import_module("boards").main({}))
+    url = live.websocket_url("/")
+    with connect(url) as one, connect(url.replace("127.0.0.1", "localhost")) as two:
+        wait_until(lambda: live.gate.listeners("127.0.0.1/") and live.gate.listeners("localhost/"))
+        assert post(live, "/", b"text=for+one") == 204
+        assert post(live, "/", b"text=for+two", Host="localhost") == 204
+        assert (one.recv(DEADLINE), two.recv(DEADLINE)) == ("for one", "for two")
+
+
+def test_the_contexts_of_a_route_are_told_apart_by_their_number(folder, live_server):
+    write(folder, modules("howto/tenants.rst"))
+    live = live_server(importlib.import_module("routes").main({}))
+    with ExitStack() as stack:
+        one, two = (
+            stack.enter_context(connect(live.websocket_url(f"/jobs/{number}")))
+            for number in (1, 2)
+        )
+        wait_until(lambda: live.gate.listeners("/jobs/1") and live.gate.listeners("/jobs/2"))
+        assert post(live, "/jobs/1", b"state=for+1") == 204
+        assert post(live, "/jobs/2", b"state=for+2") == 204
+        assert (one.recv(DEADLINE), two.recv(DEADLINE)) == ("for 1", "for 2")
+
+
+# docs/howto/page-and-socket.rst
+
+
+class Document(WebSocketAwareContext):
+    __name__, __parent__ = "", None
+
+
+@pytest.mark.parametrize(
+    ("predicates", "taken_by_the_page"),
+    [
+        ({}, False),
+        ({"request_method": "GET"}, False),
+        ({"request_method": "GET", "request_param": "a"}, True),
+        ({"accept": "text/html"}, True),
+        ({"request_method": "GET", "request_param": "a", "websocket": False}, False),
+        ({"accept": "text/html", "websocket": False}, False),
+    ],
+)
+def test_which_of_a_page_and_a_socket_is_asked_first(live_server, predicates, taken_by_the_page):
+    with Configurator(root_factory=lambda request: Document()) as config:
+        config.include("stargate")
+        config.add_view(lambda request: Response("a page"), context=Document, **predicates)
+        config.add_websocket_view(context=Document)
+        live = live_server(config.make_wsgi_app())
+    with urlopen(live.url + "/?a=1", timeout=DEADLINE) as answer:
+        assert answer.read() == b"a page"
+    outcome = pytest.raises(InvalidStatus, match="200") if taken_by_the_page else nullcontext()
+    with outcome, connect(live.websocket_url("/?a=1")):
+        pass
+
+
+# docs/howto/without-an-ini-file.rst
+
+
+def test_the_program_without_an_ini_file_serves_and_stops(lamp_files, tmp_path):
+    code = modules("howto/without-an-ini-file.rst")["serve.py"]
+    assert "localhost:6543" in code
+    write(tmp_path, lamp_files | {"serve.py": code.replace("localhost:6543", "127.0.0.1:0")})
+    with subprocess.Popen(
+        [sys.executable, "serve.py"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        try:
+            # Patched early enough, so the first line is no warning.
+            said = program.stderr.readline()
+            url = re.search(r"serving on http(://\S+)", said)
+            assert url, said + program.stderr.read()
+            with connect("ws" + url[1]) as websocket:
+                assert websocket.recv(DEADLINE) == "off"
+            program.send_signal(signal.SIGTERM)
+            assert program.wait(PROGRAM) == 0
+        finally:
+            program.kill()

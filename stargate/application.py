@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: The attribute of a request with its context and the address that this had during the request.
+CAPTURED = "_stargate_address"
+
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 
 
@@ -59,7 +62,7 @@ class Gate:
         target: object,
         message: str | bytes,
         *,
-        exclude: WebSocket | Iterable[WebSocket] = (),
+        exclude: WebSocket | Iterable[WebSocket] | None = None,
     ) -> None:
         """Send ``message`` to every listener of ``target``, a resource or an address.
 
@@ -70,7 +73,11 @@ class Gate:
         self._publish(self.address(target), Message(message), exclude)
 
     def send_json(
-        self, target: object, value: Any, *, exclude: WebSocket | Iterable[WebSocket] = ()
+        self,
+        target: object,
+        value: Any,
+        *,
+        exclude: WebSocket | Iterable[WebSocket] | None = None,
     ) -> None:
         """Send ``value`` as text, written once by the application's JSON renderer.
 
@@ -96,8 +103,21 @@ class Gate:
         self._in_engine(self._topics.leave, websocket, self.address(target))
 
     def address(self, target: object) -> Hashable:
-        """The address of a resource; a string is one already."""
-        return target if isinstance(target, str) else address_of(target)
+        """The address of a resource; a string is one already.
+
+        The context of a WebSocketView may be the object of a database session that went with its
+        request: where it cannot say its address any more, what it said then holds.
+        """
+        if isinstance(target, str):
+            return target
+        try:
+            return address_of(target)
+        except Exception:
+            request = manager.get()["request"]
+            context, address = getattr(request, CAPTURED, (None, None))
+            if context is target and address is not None:
+                return str(address)
+            raise
 
     def to_json(self, value: Any) -> str:
         """``value`` as the application's JSON renderer writes it, with no request."""
@@ -135,7 +155,10 @@ class Gate:
     # On the way of a message.
 
     def _publish(
-        self, address: Hashable, message: Message, exclude: WebSocket | Iterable[WebSocket]
+        self,
+        address: Hashable,
+        message: Message,
+        exclude: WebSocket | Iterable[WebSocket] | None,
     ) -> None:
         if isinstance(exclude, WebSocket):
             excluded: frozenset[Connection] = frozenset((exclude,))
@@ -161,9 +184,8 @@ class Gate:
         if not self._told and not self._topics.listeners(address):
             self._told = True
             log.warning(
-                "a message for %s was sent in a process that has no WebSocket open: with the "
-                "'memory' backplane it reaches nobody elsewhere. stargate.backplane is the setting "
-                "that carries messages between processes",
+                "a message for %s was sent in a process that has opened no WebSocket, and "
+                "stargate.backplane = memory carries it to no other: it has reached nobody",
                 address,
             )
 

@@ -135,13 +135,14 @@ def upgrade_required(_mismatch: PredicateMismatch, request: Request) -> Response
 
 def handshake_deriver(view: Any, info: Any) -> Any:
     """Judge the handshake inside the permission check and before the view's ``__init__``."""
-    options = info.options
-    if options.get("websocket") is not True:
+    options, original = info.options, info.original_view
+    is_ours = isinstance(original, type) and issubclass(original, WebSocketView)
+    if options.get("websocket") is not True and not is_ours:
         for name in handshake_deriver.options:  # type: ignore[attr-defined]
             if options.get(name):
                 raise ConfigurationError(f"{name} goes with websocket=True only")
         return view
-    check_view(info.original_view)
+    check_view(original)
     judge = _judge(info)
 
     def judged(context: Any, request: Request) -> Response:
@@ -190,8 +191,10 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
         if isinstance(found, Accepted):
             return found
         log.info("refused a WebSocket at %s: %s", request.path, found.reason)
-        refuse(request.environ)
-        return refusal(found)
+        answer = refusal(found)
+        if refuse(request.environ):
+            answer.headers["Connection"] = "close"
+        return answer
 
     return judge
 

@@ -120,7 +120,10 @@ class Connection:
         self._served = 0
         self._topics: tuple[Topic, ...] = ()
         self.state = State.OPEN
+        #: What ended the connection (RFC 6455, section 7.1.5): the code of the first close frame,
+        #: the peer's or ours, 1005 for one with no code, 1006 without any; ``None`` before.
         self.close_code: int | None = None
+        #: The reason in that frame, or ``""``; ``None`` before the end.
         self.close_reason: str | None = None
 
     # What those above add.

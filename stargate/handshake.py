@@ -186,11 +186,13 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
     if origins.allows(origin, host):
         return None
     log.warning(
-        "refused a WebSocket at %s from a page of %r: this is host %r. If that page is yours, add "
-        "its origin to stargate.allowed_origins",
+        "refused a WebSocket at %s from a page of %r: this is host %r. %s",
         environ.get("PATH_INFO"),
         origin,
         host,
+        "No setting allows that origin but stargate.allowed_origins = *"
+        if origin is None or split_origin(origin) is None
+        else "If that page is yours, add its origin to stargate.allowed_origins",
     )
     return Refused(403, f"a page of {origin} may not open a WebSocket here")
 

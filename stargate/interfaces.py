@@ -18,10 +18,10 @@ class IWebSocketAwareContext(Interface):
     def remove_listener(websocket):
         """Undo ``add_listener``; without one do nothing."""
 
-    def send(message, *, exclude=()):
+    def send(message, *, exclude=None):
         """Send ``str`` or ``bytes`` to every listener but those in ``exclude``."""
 
-    def send_json(value, *, exclude=()):
+    def send_json(value, *, exclude=None):
         """Send ``value`` as text, written once by the application's JSON renderer."""
 
 
@@ -87,10 +87,10 @@ class IWebSocketView(Interface):
 class IGate(Interface):
     """One application's way in to its listeners, by resource or by address."""
 
-    def send(target, message, *, exclude=()):
+    def send(target, message, *, exclude=None):
         """Send ``message`` to the listeners of ``target``."""
 
-    def send_json(target, value, *, exclude=()):
+    def send_json(target, value, *, exclude=None):
         """Send ``value`` as text, written once by the application's JSON renderer."""
 
     def listeners(target):

@@ -55,7 +55,9 @@ class WebSocketAwareContext:
         """Undo :meth:`add_listener`; without one it does nothing."""
         current_gate().remove_listener(self, websocket)
 
-    def send(self, message: str | bytes, *, exclude: WebSocket | Iterable[WebSocket] = ()) -> None:
+    def send(
+        self, message: str | bytes, *, exclude: WebSocket | Iterable[WebSocket] | None = None
+    ) -> None:
         """Send one message to every listener: ``str`` as text, ``bytes`` as binary.
 
         From any code: a view, a handler, a greenlet, an OS thread. Never waits for a listener,
@@ -64,7 +66,9 @@ class WebSocketAwareContext:
         """
         current_gate().send(self, message, exclude=exclude)
 
-    def send_json(self, value: Any, *, exclude: WebSocket | Iterable[WebSocket] = ()) -> None:
+    def send_json(
+        self, value: Any, *, exclude: WebSocket | Iterable[WebSocket] | None = None
+    ) -> None:
         """Send ``value`` as text, written once by the application's JSON renderer.
 
         Its adapters are called with ``request=None``: one message has many readers. An error of

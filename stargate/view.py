@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit
@@ -16,11 +17,11 @@ from pyramid.response import Response
 from pyramid.threadlocal import RequestContext
 from zope.interface import implementer
 
-from stargate.application import gate
+from stargate.application import CAPTURED, address_of, gate
 from stargate.connection import NORMAL
 from stargate.engine import current_engine, take_over
 from stargate.events import ViewFailed
-from stargate.exceptions import ConnectionClosed
+from stargate.exceptions import ConnectionClosed, NoAddress
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
 from stargate.websocket import WebSocket
@@ -49,7 +50,9 @@ class WebSocketView:
     """
 
     def __init__(self, request: Request) -> None:
+        #: The request of the handshake. It is over when the methods below run.
         self.request = request
+        #: The resource that the URL was traversed to.
         self.context: Any = request.context
 
     def handler(self, websocket: WebSocket) -> None:
@@ -97,6 +100,8 @@ class WebSocketResponse(Response):
             self.headers.pop(name, None)
         request = view.request
         self._stargate = (view, accepted)
+        with suppress(NoAddress):  # Whoever needs it will hear of it then.
+            setattr(request, CAPTURED, (view.context, address_of(view.context)))
         self._stargate_facts = {
             "path": request.path,
             "origin": accepted.origin,
@@ -151,10 +156,9 @@ class HTTPUpgradeRequired(HTTPClientError):
 
 
 def refusal(refused: Refused) -> HTTPException:
-    """The HTTP answer that says why a handshake was refused; the connection closes after it."""
+    """The HTTP answer that says why a handshake was refused."""
     kind = status_map.get(refused.status, HTTPUpgradeRequired)
     answer: HTTPException = kind(refused.reason)
-    answer.headers["Connection"] = "close"
     for name, value in refused.headers:
         answer.headers[name] = value
     return answer

@@ -174,8 +174,7 @@ def test_the_contexts_of_a_route_are_told_apart_by_their_number(folder, live_ser
     live = live_server(importlib.import_module("routes").main({}))
     with ExitStack() as stack:
         one, two = (
-            stack.enter_context(connect(live.websocket_url(f"/jobs/{number}")))
-            for number in (1, 2)
+            stack.enter_context(connect(live.websocket_url(f"/jobs/{number}"))) for number in (1, 2)
         )
         wait_until(lambda: live.gate.listeners("/jobs/1") and live.gate.listeners("/jobs/2"))
         assert post(live, "/jobs/1", b"state=for+1") == 204

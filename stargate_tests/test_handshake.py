@@ -122,9 +122,7 @@ def test_raw_headers_are_found_in_any_case(name):
 
 
 def test_a_connection_header_may_be_given_twice():
-    found = judged(
-        "HTTP_CONNECTION", raw=[("Connection", "keep-alive"), ("Connection", "Upgrade")]
-    )
+    found = judged("HTTP_CONNECTION", raw=[("Connection", "keep-alive"), ("Connection", "Upgrade")])
     assert isinstance(found, Accepted)
 
 
@@ -242,7 +240,12 @@ def test_odd_bytes_in_a_header_never_raise(name, value):
 
 @pytest.mark.parametrize(
     ("offered", "agreed"),
-    [("chat", "chat"), ("other, chat", "chat"), ("superchat, chat", "chat"), ("superchat", "superchat")],
+    [
+        ("chat", "chat"),
+        ("other, chat", "chat"),
+        ("superchat, chat", "chat"),
+        ("superchat", "superchat"),
+    ],
 )
 def test_the_best_subprotocol_that_both_speak_is_agreed_on(offered, agreed):
     found = judged(HTTP_SEC_WEBSOCKET_PROTOCOL=offered, subprotocols=("chat", "superchat"))

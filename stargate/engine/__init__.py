@@ -46,12 +46,17 @@ def take_over(environ: dict[str, Any]) -> TakenOver:
     return take()
 
 
-def refuse(environ: dict[str, Any]) -> None:
-    """Let the connection of ``environ`` end with the answer; our own server sees to it itself."""
-    if TAKE_OVER not in environ and STOCK_INPUT in environ:
-        from stargate.engine.stock import refuse_stock
+def refuse(environ: dict[str, Any]) -> bool:
+    """Let the connection of ``environ`` end behind the answer, which has to say so if this is true.
 
-        refuse_stock(environ)
+    Our own server sees to both by itself.
+    """
+    if TAKE_OVER in environ or STOCK_INPUT not in environ:
+        return False
+    from stargate.engine.stock import refuse_stock
+
+    refuse_stock(environ)
+    return True
 
 
 def current_engine() -> Engine:

@@ -114,6 +114,8 @@ def test_the_list_follows_every_job(server, windows, window):
     jobs.get_by_label("Name of a job").fill("<img src=x>")
     press(jobs, "Open job")
     expect(jobs.locator("#name")).to_have_text("<img src=x>")
+    jobs.get_by_role("link", name="Jobs").click()
+    expect(jobs.locator("#jobs .name")).to_have_text(["<img src=x>", "demo"])
     assert jobs.errors == []
 
 
@@ -124,6 +126,21 @@ def test_the_page_fits_a_phone_in_both_palettes(server, window, scheme):
     expect_connected(page)
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
     assert page.errors == []
+
+
+def test_the_list_forgets_what_went_with_a_server(pserve, window):
+    server = pserve()
+    jobs = window(f"{server.url}/jobs")
+    for name in ("one", "two"):
+        post(f"{server.url}/jobs/{name}", b"state=on")
+    expect(jobs.locator("#jobs .name")).to_have_text(["one", "two"])
+    server.stop()
+    expect(jobs.locator("#connection")).to_contain_text("Reconnecting")
+    again = pserve(server.port)
+    expect_connected(jobs)
+    expect(jobs.locator("#jobs li")).to_have_count(0)
+    post(f"{again.url}/jobs/three", b"state=on")
+    expect(jobs.locator("#jobs .name")).to_have_text(["three"])
 
 
 def test_the_page_reconnects_by_itself_when_the_server_is_back(pserve, window):

@@ -292,7 +292,9 @@ def test_the_application_cannot_be_made_to_split_the_101(live_server, caplog):
                 lambda request, response: response.headerlist.append(("X-A", "b\r\nX-C: d"))
             )
 
-    server = live_server(make_app(lambda c: c.add_websocket_view(Splitting, context=Node, name="s")))
+    server = live_server(
+        make_app(lambda c: c.add_websocket_view(Splitting, context=Node, name="s"))
+    )
     with pytest.raises(InvalidStatus) as refused, connect(server.websocket_url("/a/@@s")):
         pass
     assert refused.value.response.status_code == 500

@@ -150,9 +150,10 @@ def test_an_unmasked_frame_closes_with_1002(server):
 def test_compression_is_agreed_on_where_it_is_on(live_server, path):
     server = live_server(make_app(**{"stargate.compression": "deflate"}))
     text = "the same words again and again " * 200
-    with connect(server.websocket_url(path)) as peer, connect(
-        server.websocket_url("/a"), compression=None
-    ) as plain:
+    with (
+        connect(server.websocket_url(path)) as peer,
+        connect(server.websocket_url("/a"), compression=None) as plain,
+    ):
         assert "permessage-deflate" in peer.response.headers["Sec-WebSocket-Extensions"]
         for message in (text, "short", b"\0" * 5000, text):
             peer.send(message)

@@ -40,7 +40,7 @@ def stock():
         def run():
             repair_threadlocals()
             listening = eventlet.listen(("127.0.0.1", 0))
-            box["url"] = "http://127.0.0.1:%d" % listening.getsockname()[1]
+            box["url"] = f"http://127.0.0.1:{listening.getsockname()[1]}"
             box["log"] = Log()
             from stargate.engine import current_engine
 

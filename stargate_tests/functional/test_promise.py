@@ -92,11 +92,10 @@ def _cpu():
     return used.ru_utime + used.ru_stime
 
 
-def test_a_resource_sends_by_itself_in_a_process_with_one_application(live_server):
+def test_a_resource_sends_by_itself_in_a_process_with_one_application(live_server, no_application):
     resource, app = make_app(YourView)
     server = live_server(app)
     with connect(server.websocket_url("/it")) as peer:
         wait_until(lambda: len(resource.listeners) == 1)
         resource.send("from a plain OS thread, with no request")
         assert peer.recv(timeout=20) == "from a plain OS thread, with no request"
-    assert server.url

@@ -129,7 +129,9 @@ def test_host_and_port_say_where_to_listen(tmp_path):
 def test_a_port_in_use_is_an_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{port}: it is in use"):
+        with pytest.raises(
+            AssertionError, match=f"cannot listen on 127.0.0.1:{port}: it is in use"
+        ):
             pserve(tmp_path, server=f"listen = 127.0.0.1:{port}")
 
 

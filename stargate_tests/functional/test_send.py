@@ -67,9 +67,10 @@ def test_from_a_view(server):
 
 
 def test_from_another_handler(server):
-    with connect(server.websocket_url("/a")) as peer, connect(
-        server.websocket_url("/a/@@talk")
-    ) as talker:
+    with (
+        connect(server.websocket_url("/a")) as peer,
+        connect(server.websocket_url("/a/@@talk")) as talker,
+    ):
         joined(server, "/a", 2)
         talker.send("said")
         assert peer.recv(timeout=20) == "said"
@@ -164,7 +165,9 @@ def test_exclude_leaves_out_the_one_who_said_it(live_server):
 
 
 def test_one_that_never_reads_delays_nobody_and_is_closed(live_server, caplog):
-    server = live_server(make_app(**{"stargate.outbox_size": "200000", "stargate.close_timeout": "1"}))
+    server = live_server(
+        make_app(**{"stargate.outbox_size": "200000", "stargate.close_timeout": "1"})
+    )
     message = "x" * 50_000
     stuck = raw.connect(server.url, "/a", rcvbuf=4096)
     with connect(server.websocket_url("/a"), max_queue=None) as peer:

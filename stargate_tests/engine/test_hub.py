@@ -1,0 +1,415 @@
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from stargate.engine import current_engine
+from stargate.engine.hub import READ, WRITE, Engine
+from stargate_tests.waiting import turn, turn_until, wait_until
+
+
+class Boom(Exception):
+    pass
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+# Which engine.
+
+
+def test_a_thread_has_one_engine(engine):
+    first = current_engine()
+    try:
+        assert current_engine() is first
+    finally:
+        turn(first)
+        first.close()
+
+
+def test_another_thread_has_another():
+    found = []
+
+    def run():
+        engine = current_engine()
+        found.append(engine)
+        turn(engine)
+        engine.close()
+
+    mine = current_engine()
+    try:
+        in_thread(run).join(10)
+        assert found and found[0] is not mine
+    finally:
+        turn(mine)
+        mine.close()
+
+
+def test_after_closing_a_thread_gets_a_new_one():
+    first = current_engine()
+    turn(first)
+    first.close()
+    assert first.closed
+    second = current_engine()
+    assert second is not first and not second.closed
+    turn(second)
+    second.close()
+
+
+def run_python(program):
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20
+    )
+
+
+def test_an_engine_whose_hub_never_ran_can_be_closed():
+    done = run_python("from stargate.engine.hub import Engine; Engine().close(); print('closed')")
+    assert done.stdout == "closed\n", done.stderr
+
+
+def test_a_fork_gets_an_engine_of_its_own():
+    program = """
+import os, sys
+from stargate.engine import current_engine
+parent = current_engine()
+pid = os.fork()
+if pid == 0:
+    child = current_engine()
+    os._exit(0 if child is not parent and child.process == os.getpid() else 1)
+assert current_engine() is parent
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = run_python(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_closing_releases_its_descriptors():
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    warm = Engine()
+    turn(warm)
+    warm.close()
+    before = count()
+    for _ in range(5):
+        engine = Engine()
+        turn(engine)
+        engine.close()
+    assert count() <= before
+
+
+# Descriptors.
+
+
+def test_a_watcher_is_called_when_there_is_something_to_read(engine, pair):
+    ours, theirs = pair
+    events = []
+    engine.watch(ours.fileno(), READ, lambda event: events.append((event, ours.recv(10))))
+    turn(engine)
+    assert events == [] and engine.watched == 1
+    theirs.send(b"a")
+    turn_until(engine, lambda: events == [(READ, b"a")])
+    engine.unwatch(ours.fileno())
+    assert engine.watched == 0
+
+
+def test_what_is_watched_for_can_be_changed(engine, pair):
+    ours, theirs = pair
+    events = []
+    engine.watch(ours.fileno(), 0, events.append)
+    theirs.send(b"a")
+    turn(engine, 0.01)
+    assert events == []
+    engine.rewatch(ours.fileno(), READ | WRITE)
+    turn_until(engine, lambda: READ | WRITE in events)
+    engine.unwatch(ours.fileno())
+
+
+def test_what_is_broken_is_always_told(engine, pair):
+    ours, theirs = pair
+    events = []
+    engine.watch(ours.fileno(), 0, events.append)
+    theirs.close()
+    turn_until(engine, lambda: events)
+    engine.unwatch(ours.fileno())
+
+
+def test_what_is_not_watched_any_more_is_not_told(engine, pair):
+    ours, theirs = pair
+    events = []
+    engine.watch(ours.fileno(), READ, events.append)
+    engine.unwatch(ours.fileno())
+    theirs.send(b"a")
+    turn(engine, 0.01)
+    assert events == []
+    engine.unwatch(ours.fileno())
+
+
+def test_a_watcher_that_ends_another_of_the_same_turn_is_heeded(engine):
+    pairs = [socket.socketpair() for _ in range(2)]
+    told = []
+
+    def ready(_event):
+        told.append(1)
+        for ours, _theirs in pairs:
+            engine.unwatch(ours.fileno())
+
+    for ours, theirs in pairs:
+        engine.watch(ours.fileno(), READ, ready)
+        theirs.send(b"a")
+    turn_until(engine, lambda: told)
+    turn(engine, 0.01)
+    assert told == [1]
+    for sock in (sock for pair in pairs for sock in pair):
+        sock.close()
+
+
+def test_a_watcher_that_raises_is_logged_and_does_not_stop_the_others(engine, caplog):
+    pairs = [socket.socketpair() for _ in range(3)]
+    seen = []
+
+    def fails(_event):
+        engine.unwatch(pairs[0][0].fileno())
+        raise Boom
+
+    def reads(ours):
+        return lambda _event: seen.append(ours.recv(1))
+
+    engine.watch(pairs[0][0].fileno(), READ, fails)
+    for ours, _theirs in pairs[1:]:
+        engine.watch(ours.fileno(), READ, reads(ours))
+    with caplog.at_level(logging.ERROR):
+        for _ours, theirs in pairs:
+            theirs.send(b"a")
+        turn_until(engine, lambda: len(seen) == 2 and caplog.records)
+        pairs[1][1].send(b"b")
+        turn_until(engine, lambda: len(seen) == 3)
+    (record,) = caplog.records
+    assert "the watcher of descriptor" in record.getMessage()
+    assert record.exc_info[0] is Boom
+    for ours, _theirs in pairs[1:]:
+        engine.unwatch(ours.fileno())
+    for sock in (sock for pair in pairs for sock in pair):
+        sock.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_watcher_that_wants_to_exit_may(engine, pair, error):
+    ours, theirs = pair
+
+    def exits(_event):
+        raise error
+
+    engine.watch(ours.fileno(), READ, exits)
+    theirs.send(b"a")
+    with pytest.raises(error):
+        engine._dispatch(None)
+    engine.unwatch(ours.fileno())
+
+
+# Greenlets and timers.
+
+
+def test_a_spawned_function_runs_at_the_next_turn(engine):
+    seen = []
+    engine.spawn(seen.append, "ran")
+    assert seen == []
+    turn(engine)
+    turn(engine)
+    assert seen == ["ran"]
+
+
+def test_a_spawned_function_is_in_a_greenlet_of_its_own_and_may_park(engine):
+    seen = []
+
+    def parks():
+        mine = engine.greenlet
+        engine.call_later(0.001, engine.resume, mine, "woken")
+        seen.append(engine.park())
+
+    engine.spawn(parks)
+    turn_until(engine, lambda: seen == ["woken"])
+
+
+def test_a_greenlet_that_is_not_the_hub_can_resume_another(engine):
+    seen, parked = [], []
+
+    def parks():
+        parked.append(engine.greenlet)
+        seen.append(engine.park())
+
+    engine.spawn(parks)
+    turn_until(engine, lambda: parked)
+    engine.resume(parked[0], "by hand")
+    assert seen == []
+    turn_until(engine, lambda: seen == ["by hand"])
+
+
+def test_the_hub_starts_a_greenlet_at_once(engine):
+    seen = []
+
+    def on_the_hub():
+        assert engine.on_hub
+        engine.start(seen.append, "at once")
+        seen.append("then")
+
+    engine.call_soon(on_the_hub)
+    turn_until(engine, lambda: seen == ["at once", "then"])
+    assert not engine.on_hub
+
+
+def test_calls_keep_their_order(engine):
+    seen = []
+    for number in range(10):
+        engine.call_soon(seen.append, number)
+    turn(engine)
+    assert seen == [*range(10)]
+
+
+def test_a_timer_fires_after_its_time_and_can_be_cancelled(engine):
+    seen = []
+    engine.call_later(0.01, seen.append, "later")
+    engine.call_later(0.01, seen.append, "never").cancel()
+    engine.call_soon(seen.append, "soon")
+    turn(engine)
+    assert seen == ["soon"]
+    turn_until(engine, lambda: len(seen) > 1)
+    turn(engine, 0.02)
+    assert seen == ["soon", "later"]
+
+
+# Other threads.
+
+
+def test_an_engine_knows_its_own_thread(engine):
+    seen = []
+    in_thread(lambda: seen.append(engine.in_own_thread())).join(10)
+    assert seen == [False] and engine.in_own_thread()
+
+
+def test_calls_from_a_thread_keep_their_order(engine):
+    seen = []
+    thread = in_thread(
+        lambda: [engine.call_from_thread(seen.append, number) for number in range(1000)]
+    )
+    turn_until(engine, lambda: len(seen) == 1000)
+    thread.join(10)
+    assert seen == [*range(1000)]
+
+
+def test_calls_from_many_threads_all_arrive_each_threads_in_order(engine):
+    seen = []
+
+    def calls(name):
+        for number in range(300):
+            engine.call_from_thread(seen.append, (name, number))
+
+    threads = [in_thread(calls, name) for name in "abcd"]
+    turn_until(engine, lambda: len(seen) == 1200)
+    for thread in threads:
+        thread.join(10)
+    for name in "abcd":
+        assert [number for who, number in seen if who == name] == [*range(300)]
+
+
+def test_a_call_from_a_thread_wakes_a_hub_that_sleeps(engine):
+    seen = []
+    mine = engine.greenlet
+    in_thread(engine.call_from_thread, lambda: (seen.append(1), mine.switch()))
+    timer = engine.call_later(10, mine.switch)
+    engine.park()
+    timer.cancel()
+    assert seen == [1]
+
+
+def test_a_call_that_raises_is_logged_and_the_next_is_made(engine, caplog):
+    seen = []
+
+    def fails():
+        raise Boom
+
+    with caplog.at_level(logging.ERROR):
+        engine.call_from_thread(fails)
+        engine.call_from_thread(seen.append, "next")
+        turn_until(engine, lambda: seen and caplog.records)
+    assert "a call from another thread failed" in caplog.text
+
+
+def test_a_thread_waits_while_too_many_calls_are_queued(monkeypatch):
+    monkeypatch.setattr("stargate.engine.hub.THREAD_CALLS", 5)
+    engine, seen = Engine(), []
+    thread = in_thread(
+        lambda: [engine.call_from_thread(seen.append, number) for number in range(20)]
+    )
+    wait_until(lambda: len(engine._calls) == 5)
+    thread.join(0.05)
+    assert thread.is_alive() and len(engine._calls) == 5
+    turn_until(engine, lambda: len(seen) == 20)
+    assert seen == [*range(20)]
+    engine.close()
+
+
+def test_asking_returns_what_the_function_does(engine):
+    answers = []
+    in_thread(lambda: answers.append(engine.ask_from_thread(lambda a, b: a + b, 1, 2)))
+    turn_until(engine, lambda: answers == [3])
+
+
+def test_asking_raises_what_the_function_does(engine):
+    caught = []
+
+    def fails():
+        raise Boom("there")
+
+    def asks():
+        try:
+            engine.ask_from_thread(fails)
+        except Boom as error:
+            caught.append(str(error))
+
+    in_thread(asks)
+    turn_until(engine, lambda: caught == ["there"])
+
+
+def test_what_is_asked_may_park(engine):
+    answers = []
+
+    def parks():
+        engine.call_later(0.001, engine.resume, engine.greenlet, "woken")
+        return engine.park()
+
+    in_thread(lambda: answers.append(engine.ask_from_thread(parks)))
+    turn_until(engine, lambda: answers == ["woken"])
+
+
+def test_an_interruption_is_made_soon_and_never_waits(monkeypatch):
+    monkeypatch.setattr("stargate.engine.hub.THREAD_CALLS", 1)
+    engine, seen = Engine(), []
+    for number in range(5):
+        engine.interrupt(seen.append, number)
+    turn_until(engine, lambda: seen == [*range(5)])
+    engine.close()
+
+
+def test_wake_ups_that_nobody_reads_do_not_block(engine):
+    seen = []
+    for _ in range(100_000):
+        engine._woken = False
+        engine._wake()
+    engine.call_from_thread(seen.append, 1)
+    turn_until(engine, lambda: seen)

@@ -1,0 +1,147 @@
+"""The arrows between the rooms (design, section 4), read from the source itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import stargate
+
+ROOM = Path(stargate.__file__).parent
+MODULES = {
+    ".".join(("stargate", *path.relative_to(ROOM).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in sorted(ROOM.rglob("*.py"))
+}
+
+each = pytest.mark.parametrize("module", MODULES)
+
+
+def imports(module, anywhere=False):
+    """The modules that ``module`` imports when it is imported; ``anywhere``: or at any time."""
+    found = set()
+    for node in statements(ast.parse(MODULES[module].read_text()), anywhere):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            found.add(node.module)
+            found |= {
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if f"{node.module}.{alias.name}" in MODULES
+            }
+    return found
+
+
+def statements(tree, anywhere):
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield other
+            continue
+        if not anywhere and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        yield node
+        yield from statements(node, anywhere)
+
+
+def roots(names):
+    return {name.partition(".")[0] for name in names}
+
+
+def ours(module):
+    return {name for name in imports(module) if name in MODULES and name != module}
+
+
+def test_the_reader_sees_what_is_imported():
+    assert "eventlet" in roots(imports("stargate.engine.quiet"))
+    assert "stargate.pubsub" in imports("stargate.application")
+    assert "stargate.engine.hub" not in imports("stargate.application"), "only for type checking"
+    assert "stargate.engine.hub" not in imports("stargate.engine")
+    assert "stargate.engine.hub" in imports("stargate.engine", anywhere=True)
+
+
+@pytest.mark.parametrize("module", ["stargate.interfaces", "stargate.exceptions"])
+def test_contracts_and_errors_import_nothing_of_ours(module):
+    assert "stargate" not in roots(imports(module, anywhere=True))
+
+
+@pytest.mark.parametrize("module", ["stargate.message", "stargate.outbox", "stargate.handshake"])
+def test_what_does_no_io_imports_nothing_that_does(module):
+    does_io = {"socket", "select", "selectors", "os", "eventlet", "ssl", "subprocess", "threading"}
+    assert not roots(imports(module, anywhere=True)) & does_io
+
+
+@each
+def test_eventlet_is_imported_in_the_engine_alone(module):
+    if not module.startswith("stargate.engine."):
+        assert "eventlet" not in roots(imports(module, anywhere=True))
+
+
+@each
+def test_redis_and_gunicorn_are_imported_in_their_own_modules_alone(module):
+    found = roots(imports(module, anywhere=True))
+    assert "redis" not in found or module == "stargate.backplane.redis"
+    assert "gunicorn" not in found or module == "stargate.gunicorn"
+
+
+def test_a_resource_knows_no_socket():
+    found = imports("stargate.resource", anywhere=True)
+    assert not found & {"socket", "stargate.connection", "stargate.engine", "stargate.server"}
+
+
+@each
+def test_the_library_imports_no_tests_and_no_pytest(module):
+    found = roots(imports(module, anywhere=True))
+    assert "stargate_tests" not in found
+    assert "pytest" not in found or module == "stargate.fixtures"
+
+
+def test_there_are_no_import_cycles():
+    seen, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module in seen:
+            return
+        path.append(module)
+        for other in sorted(ours(module)):
+            visit(other)
+        path.pop()
+        seen.add(module)
+
+    for module in MODULES:
+        visit(module)
+
+
+@each
+def test_a_module_has_up_to_about_400_lines(module):
+    assert len(MODULES[module].read_text().splitlines()) <= 420
+
+
+@each
+def test_a_module_begins_with_a_sentence(module):
+    first = ast.get_docstring(ast.parse(MODULES[module].read_text())).splitlines()[0]
+    assert first.endswith((".", ":", ";")) or "." in first
+
+
+@each
+def test_every_module_has_tests_of_its_own(module):
+    """The tests mirror the package, file by file."""
+    if module in NOT_MIRRORED:
+        return
+    path = MODULES[module].relative_to(ROOM)
+    here = Path(__file__).parent
+    assert (here / path.parent / f"test_{path.stem.strip('_')}.py").exists()
+
+
+#: What holds no behaviour of its own, or is shown under another's name.
+NOT_MIRRORED = {
+    "stargate.backplane",
+    "stargate.engine",  # In engine/test_stock.py.
+    "stargate.engine.quiet",  # In engine/test_patching.py.
+    "stargate.engine.wsgi",  # In functional/, on real sockets.
+    "stargate.fixtures",  # In test_testing.py.
+}

@@ -1,0 +1,150 @@
+import pytest
+from pyramid.exceptions import ConfigurationError
+
+from stargate.settings import (
+    APPLICATION,
+    Limits,
+    Setting,
+    at_least,
+    flag,
+    limits,
+    one_of,
+    read,
+    read_application,
+    words,
+)
+
+DEFAULTS = {
+    "allowed_origins": (),
+    "max_message_size": 1_048_576,
+    "compression": "off",
+    "inbox_length": 64,
+    "outbox_size": 4_194_304,
+    "outbox_high_water": 262_144,
+    "close_timeout": 10.0,
+    "backplane": "memory",
+}
+
+
+def test_the_defaults_are_these():
+    assert read_application({}) == DEFAULTS
+
+
+def test_every_setting_has_a_reason():
+    assert all(setting.reason for setting in APPLICATION)
+    assert len({setting.name for setting in APPLICATION}) == len(APPLICATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("allowed_origins", "https://a.com\n http://b.com", ("https://a.com", "http://b.com")),
+        ("allowed_origins", ["https://a.com"], ("https://a.com",)),
+        ("allowed_origins", "", ()),
+        ("max_message_size", "1", 1),
+        ("max_message_size", 2048, 2048),
+        ("compression", "deflate", "deflate"),
+        ("compression", "off", "off"),
+        ("inbox_length", " 8 ", 8),
+        ("outbox_size", "1", 1),
+        ("outbox_high_water", "0", 0),
+        ("close_timeout", "0", 0.0),
+        ("close_timeout", "2.5", 2.5),
+        ("backplane", "memory", "memory"),
+    ],
+)
+def test_a_good_value_is_read(name, text, value):
+    found = read_application({f"stargate.{name}": text})
+    assert found == {**DEFAULTS, name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("max_message_size", "0", "at least 1"),
+        ("max_message_size", "1 MB", "a whole number"),
+        ("max_message_size", "", "a whole number"),
+        ("max_message_size", None, "a whole number"),
+        ("compression", "on", "'off' or 'deflate'"),
+        ("compression", True, "'off' or 'deflate'"),
+        ("inbox_length", "0", "at least 1"),
+        ("inbox_length", "1.5", "a whole number"),
+        ("outbox_size", "-1", "at least 1"),
+        ("outbox_high_water", "-1", "at least 0"),
+        ("close_timeout", "-0.1", "at least 0"),
+        ("close_timeout", "soon", "a number"),
+        ("close_timeout", "nan", "at least 0"),
+        ("backplane", "redis://", "'memory'"),
+    ],
+)
+def test_a_bad_value_names_the_setting_the_value_and_why(name, text, why):
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({f"stargate.{name}": text})
+    assert str(caught.value).startswith(f"stargate.{name} = {text!r}: it must be ")
+    assert why in str(caught.value)
+
+
+def test_a_list_that_is_none_is_a_configuration_error():
+    with pytest.raises(ConfigurationError, match="stargate.allowed_origins = 5"):
+        read_application({"stargate.allowed_origins": 5})
+
+
+def test_settings_of_others_are_left_alone():
+    assert read_application({"pyramid.reload": "x", "stargatex.y": "z"}) == DEFAULTS
+
+
+def test_an_unknown_setting_is_a_configuration_error_with_a_hint():
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({"stargate.outbox_sise": "1"})
+    assert str(caught.value) == (
+        "stargate.outbox_sise is no setting of stargate; did you mean outbox_size?"
+    )
+
+
+def test_an_unknown_setting_like_none_has_no_hint():
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({"stargate.zzz": "1"})
+    assert str(caught.value) == "stargate.zzz is no setting of stargate"
+
+
+def test_the_limits_of_a_connection_are_a_part_of_the_settings():
+    found = limits(read_application({"stargate.inbox_length": "3"}))
+    assert found == Limits(inbox_length=3)
+
+
+def test_limits_have_the_defaults_of_the_table():
+    assert limits(read_application({})) == Limits()
+
+
+def test_a_table_is_read_with_any_prefix_or_none():
+    table = (Setting("size", 1, at_least(1), "", ""),)
+    assert read(table, {"size": "2"}) == {"size": 2}
+    with pytest.raises(ConfigurationError, match=r"^size = '0'"):
+        read(table, {"size": "0"})
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "on", "1", True])
+def test_a_flag_may_be_on(value):
+    assert flag(value) is True
+
+
+@pytest.mark.parametrize("value", ["false", "no", "off", "0", False])
+def test_a_flag_may_be_off(value):
+    assert flag(value) is False
+
+
+@pytest.mark.parametrize("value", ["ture", "maybe", "2"])
+def test_a_flag_that_is_neither_is_a_value_error(value):
+    """Design, section 2: a bad setting is a ConfigurationError."""
+    with pytest.raises(ValueError):
+        flag(value)
+
+
+def test_words_have_white_space_between_them():
+    assert words(" a\tb\n c ") == ("a", "b", "c")
+
+
+def test_one_of_a_few_words_is_taken_and_no_other():
+    assert one_of("a", "b")("b") == "b"
+    with pytest.raises(ValueError, match="it must be 'a' or 'b'"):
+        one_of("a", "b")("c")

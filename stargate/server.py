@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,8 @@ class Server:
         )
         self.http: HttpServer = HttpServer(application, self._listening, settings)
         self.engine = self.http.engine
+        path = settings.unix_socket
+        self._unix_socket = os.stat(path).st_ino if path else None
         self._main: Any = None
         self._stopping = False
         self._left: tuple[int, int] | None = None
@@ -260,7 +263,7 @@ class Server:
         self._stopping = True
         self.http.stop()
         for websocket in list(self.engine.connections):
-            websocket.close(GOING_AWAY, "the server is stopping")
+            websocket._close(GOING_AWAY, "the server is stopping")
         self.engine.call_later(self.settings.graceful_timeout, self._cut)
         self._look()
 
@@ -277,7 +280,7 @@ class Server:
             self.engine.resume(self._main)
         else:
             for websocket in list(self.engine.connections):
-                websocket.close(GOING_AWAY, "the server is stopping")  # Opened since.
+                websocket._close(GOING_AWAY, "the server is stopping")  # Opened since.
             self.engine.call_later(0.02, self._look)
 
     def _cut(self) -> None:
@@ -290,6 +293,8 @@ class Server:
         self.engine.resume(self._main)
 
     def _remove_unix_socket(self) -> None:
-        path = self.settings.unix_socket
-        if path and os.path.exists(path):
-            os.unlink(path)
+        if self._unix_socket is not None:
+            with suppress(FileNotFoundError):
+                # Unless a server that was started since has put its own there.
+                if os.stat(self.settings.unix_socket).st_ino == self._unix_socket:
+                    os.unlink(self.settings.unix_socket)

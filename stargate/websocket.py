@@ -290,14 +290,16 @@ class WebSocket(Connection):
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Start the close handshake (RFC 6455, section 7) and return; ended already, do nothing.
 
-        The connection leaves all its resources at once, and what was sent before is still
-        delivered. Raises ``ValueError`` for a close code that may not be sent and for a reason of
-        more than 123 bytes.
+        The connection leaves all its resources at once, what was sent before is still delivered,
+        and what has come in and was not read is dropped. Raises ``ValueError`` for a close code
+        that may not be sent and for a reason of more than 123 bytes.
         """
         check_close(code, reason)
-        self._in_engine(self._close, code, reason)
+        self._in_engine(self._close, code, reason, True)
 
-    def _close(self, code: int, reason: str) -> None:
+    def _close(self, code: int, reason: str, drop: bool = False) -> None:
+        if drop and self._inbox is not None and self.state is State.OPEN:
+            self._inbox.clear()
         self._walks.settle(self)
         if self.state is State.OPEN:
             self._start_closing(code, reason)

@@ -54,9 +54,7 @@ def test_patching_again_after_the_application_was_imported_warns_of_nothing():
 
 
 def test_psycopg_is_told_to_wait_where_it_can_be_seen():
-    out, _err = run(
-        "import os, stargate; stargate.patch(); print(os.environ['PSYCOPG_WAIT_FUNC'])"
-    )
+    out, _err = run("import os, stargate; stargate.patch(); print(os.environ['PSYCOPG_WAIT_FUNC'])")
     assert out == "wait_selector\n"
 
 
@@ -132,5 +130,7 @@ def test_importing_the_patching_imports_no_pyramid():
 
 
 def test_eventlets_deprecation_warning_is_not_shown():
-    _out, err = run("import warnings; warnings.simplefilter('always'); import stargate.engine.quiet")
+    _out, err = run(
+        "import warnings; warnings.simplefilter('always'); import stargate.engine.quiet"
+    )
     assert "Eventlet is deprecated" not in err

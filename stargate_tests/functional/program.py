@@ -42,10 +42,10 @@ format = %(levelname)s %(name)s %(message)s
 class Program:
     """A process that serves, its log as it comes, and its end."""
 
-    def __init__(self, command, **options):
+    def __init__(self, command):
         environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1")
         self.process = subprocess.Popen(
-            command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, **options
+            command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
         self.log = ""
         self.url = None
@@ -86,7 +86,8 @@ def pserve(tmp_path, *arguments, name="eventlet", server="listen = 127.0.0.1:0",
     """``pserve`` on a free port; its ``url`` is known once it listens."""
     ini = tmp_path / "test.ini"
     ini.write_text(INI.format(name=name, server=server, app=app))
-    program = Program([sys.executable, "-m", "pyramid.scripts.pserve", str(ini), *arguments])
+    command = [sys.executable, "-m", "pyramid.scripts.pserve", str(ini), *arguments]
+    program = Program(command)
     try:
         program.url = program.expect(r"serving on (\S+)").group(1)
     except BaseException:

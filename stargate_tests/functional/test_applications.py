@@ -1,4 +1,4 @@
-"""Which application, and which of its addresses: two in one process, tenants, per-request objects."""
+"""Which application, and which address: two in one process, tenants, objects of a request."""
 
 import logging
 

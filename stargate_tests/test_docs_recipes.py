@@ -14,8 +14,7 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 from transaction.interfaces import NoTransaction
 from websockets.sync.client import connect
 
-from stargate import WebSocketAwareContext, WebSocketView, gate
-from stargate_tests.waiting import wait_until
+from stargate import WebSocketAwareContext, WebSocketView
 
 #: Seconds within which a message has to come.
 DEADLINE = 10
@@ -70,15 +69,6 @@ class LotSocket(WebSocketView):
                 lot = self.request.dbsession.get(Lot, self.context.__name__)
                 lot.price = int(message)
             self.context.send(message)  # Outside: now it is committed.
-
-
-class ListensByAddress(WebSocketView):
-    def __init__(self, request):
-        super().__init__(request)
-        self.gate, self.address = gate(request.registry), self.context.path
-
-    def on_open(self, websocket):
-        self.gate.add_listener(self.address, websocket)
 
 
 # From here on nothing is shown: the traps, and what the tests need.
@@ -224,33 +214,3 @@ def test_a_handler_that_uses_the_session_before_loses_what_it_writes_after(live,
         assert websocket.recv(DEADLINE) == "lost"
         assert price(database) == 1
         assert database.pool.checkedout() == 1
-
-
-class GoneAfterRequest(WebSocketAwareContext):
-    """What ZODB may do to a resource: it cannot be read when its request is over."""
-
-    __parent__ = None
-
-    def __init__(self, request):
-        self.gone = False
-        request.add_finished_callback(self.go)
-
-    def go(self, _request):
-        self.gone = True
-
-    @property
-    def __name__(self):
-        if self.gone:
-            raise RuntimeError("the connection is closed")
-        return ""
-
-
-def test_a_view_that_takes_the_address_first_need_not_touch_the_resource(live_server):
-    with Configurator(root_factory=GoneAfterRequest) as config:
-        config.include("stargate")
-        config.add_websocket_view(ListensByAddress, context=GoneAfterRequest)
-        live = live_server(config.make_wsgi_app())
-    with connect(live.websocket_url("/")) as websocket:
-        wait_until(lambda: len(live.gate.listeners("/")) == 1)
-        live.gate.send("/", "a message")
-        assert websocket.recv(DEADLINE) == "a message"

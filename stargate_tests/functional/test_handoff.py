@@ -21,9 +21,9 @@ from sqlalchemy.orm import declarative_base, sessionmaker
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from stargate import WebSocketView
+from stargate import WebSocketView, is_websocket
 from stargate_tests import raw
-from stargate_tests.functional.tree import Node, make_app
+from stargate_tests.functional.tree import Node, Talk, make_app
 from stargate_tests.waiting import wait_until
 
 Base = declarative_base()
@@ -341,3 +341,19 @@ def test_three_thousand_open_at_once_and_back_to_the_start(live_server):
     assert live_greenlets() <= before[0]
     assert descriptors() <= before[1]
     assert engine.watched == before[2]
+
+
+@pytest.mark.filterwarnings("ignore:.*custom_predicates.*:DeprecationWarning")
+@pytest.mark.parametrize("options", [{}, {"custom_predicates": [is_websocket]}])
+def test_a_websocket_view_added_with_plain_add_view_is_judged_too(live_server, options):
+    server = live_server(make_app(lambda c: c.add_view(Talk, context=Node, name="old", **options)))
+    with connect(server.websocket_url("/a/@@old")) as peer:
+        peer.send("x")
+        assert peer.recv(timeout=20) == "x"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(server.websocket_url("/a/@@old"), origin="https://evil.example")
+    assert refused.value.response.status_code == 403
+    with pytest.raises(urllib.error.HTTPError) as plain:
+        urllib.request.urlopen(server.url + "/a/@@old", timeout=20)
+    with plain.value as answer:
+        assert answer.code == (404 if options else 426)

@@ -22,7 +22,7 @@ demo: .venv/demo/.complete ## serve the jobs application
 	@PYTHONPATH=examples/jobs exec .venv/demo/bin/pserve examples/jobs/development.ini
 
 test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pytest)
-	CHROMIUM="$$(.ci/chromium)" .venv/test/bin/python -m pytest --cov $(ARGS)
+	CHROMIUM="$$(.ci/chromium)" .venv/test/bin/python -m pytest --cov=stargate $(ARGS)
 
 lint: .venv/lint/.complete ## run ruff
 	.venv/lint/bin/ruff check .

@@ -6,19 +6,19 @@ A resource asks for its application's gate and sends through it; so does code wi
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import weakref
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyramid.interfaces import IRendererFactory
-from pyramid.renderers import RendererHelper
+from pyramid.renderers import JSON, RendererHelper
 from pyramid.threadlocal import manager
 from pyramid.traversal import resource_path
 from zope.interface import implementer
 
 from stargate.backplane.memory import MemoryBackplane
+from stargate.engine import engine_made
 from stargate.exceptions import AmbiguousApplication, NoAddress
 from stargate.interfaces import IGate
 from stargate.message import Message
@@ -122,9 +122,7 @@ class Gate:
     def to_json(self, value: Any) -> str:
         """``value`` as the application's JSON renderer writes it, with no request."""
         registry = self._registry() if self._registry is not None else None
-        factory = registry and registry.queryUtility(IRendererFactory, name="json")
-        if not factory:
-            return json.dumps(value)
+        factory = registry and registry.queryUtility(IRendererFactory, name="json") or JSON()
         render = factory(RendererHelper(name="json", registry=registry))
         text = render(value, {"request": None})
         return text.decode() if isinstance(text, bytes) else text
@@ -181,10 +179,10 @@ class Gate:
             self._walks.add(listeners, message, exclude)
 
     def _tell_alone(self, address: Hashable) -> None:
-        if not self._told and not self._topics.listeners(address):
+        if not self._told and not engine_made() and not self._topics.listeners(address):
             self._told = True
             log.warning(
-                "a message for %s was sent in a process that has opened no WebSocket, and "
+                "a message for %s was sent in a process that serves no WebSockets, and "
                 "stargate.backplane = memory carries it to no other: it has reached nobody",
                 address,
             )

@@ -178,11 +178,14 @@ def _detached(environ: dict[str, Any]) -> dict[str, Any]:
 class _Life:
     """Runs one view for one WebSocket, never two of its methods at a time."""
 
-    __slots__ = ("_begun", "_running", "_view", "_websocket")
+    __slots__ = ("_begun", "_reads", "_running", "_stays", "_view", "_websocket")
 
     def __init__(self, view: WebSocketView, websocket: WebSocket) -> None:
         self._view, self._websocket = view, websocket
         self._begun = self._running = False
+        self._reads = bool(overrides(type(view), "on_message"))
+        #: Whether there is anything to do for the view once it is open.
+        self._stays = bool(overrides(type(view), "on_message", "on_close"))
 
     def begin(self, engine: Engine) -> None:
         """Begin when the server's greenlet has let go of the request."""
@@ -221,7 +224,7 @@ class _Life:
         if not self._begun:
             self._begun = True
             self._call(view.on_open)
-            if not overrides(type(view), "on_message"):
+            if not self._reads:
                 websocket._discard_input()
         while websocket.pending:
             if not self._call(view.on_message, websocket.wait(0)):
@@ -229,7 +232,7 @@ class _Life:
         if websocket.closed:
             websocket._attend = None
             self._call(view.on_close)
-        elif not overrides(type(view), "on_message", "on_close"):
+        elif not self._stays:
             websocket._attend = None  # It listens, and nothing else: nobody need remember the view.
         self._running = False
 

@@ -1,19 +1,28 @@
-"""What many of these tests need: a hub in this thread, WebSockets on it, and no application left."""
+"""What many of these tests need: a hub in this thread, WebSockets on it, no application left."""
 
 from __future__ import annotations
 
 import gc
 import socket
+import threading
 from contextlib import ExitStack
 
 import pytest
 
 from stargate.application import Gate, _gates
 from stargate.engine.hub import Engine
+from stargate.engine.hub import threading as engines_threading
 from stargate.settings import Limits
 from stargate.websocket import WebSocket
 from stargate_tests.peers import Peer
 from stargate_tests.waiting import turn, turn_until
+
+
+@pytest.fixture(autouse=True, scope="session")
+def measured():
+    """Coverage follows the threads of the ``threading`` that the engine has for itself, too."""
+    if engines_threading is not threading:
+        engines_threading.settrace(threading.gettrace())
 
 
 @pytest.fixture

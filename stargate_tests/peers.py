@@ -7,7 +7,7 @@ from websockets.protocol import Protocol, Side
 
 
 class Peer:
-    """A client that speaks WebSocket on ``sock``, without waiting and with nothing but its frames."""
+    """A client that speaks WebSocket on ``sock``, never waits, and may break the rules."""
 
     def __init__(self, sock) -> None:
         sock.setblocking(False)

@@ -11,11 +11,11 @@ from pyramid.threadlocal import RequestContext
 from zope.interface.verify import verifyObject
 
 from stargate import AmbiguousApplication, ConnectionClosed, NoAddress, WebSocketAwareContext, gate
-from stargate.application import Gate, address_of, current_gate, location, register
+from stargate.application import CAPTURED, Gate, address_of, current_gate, location, register
 from stargate.engine.hub import Engine, threading
 from stargate.interfaces import IGate
 from stargate.testing import FakeWebSocket
-from stargate_tests.waiting import turn, turn_until
+from stargate_tests.waiting import turn, turn_until, wait_until
 
 
 class Node(WebSocketAwareContext):
@@ -462,9 +462,43 @@ def test_a_thread_that_adds_a_websocket_as_it_ends_gets_connection_closed(engine
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    while not engine._calls and thread.is_alive():
-        pass  # It has looked, and waits for the hub, which has had no turn.
+    wait_until(lambda: engine._calls)  # It has looked, and waits for the hub: no turn so far.
     websocket.close()
     turn_until(engine, lambda: not thread.is_alive())
     assert len(application.listeners("/a")) == 0
     assert caught
+
+
+# A context whose database session went with its request.
+
+
+class Detached(Node):
+    def stargate_address(self):
+        raise RuntimeError("not bound to a session")
+
+
+def test_where_a_context_cannot_say_its_address_any_more_what_it_said_then_holds(application):
+    registry, context = application(), Detached()
+    with request_of(registry) as request:
+        setattr(request, CAPTURED, (context, "/then"))
+        assert gate(registry).address(context) == "/then"
+
+
+def test_what_another_context_said_does_not_hold_for_it(application):
+    registry = application()
+    with request_of(registry) as request:
+        setattr(request, CAPTURED, (Detached(), "/then"))
+        with pytest.raises(RuntimeError, match="not bound to a session"):
+            gate(registry).address(Detached())
+
+
+def test_without_a_request_a_context_that_cannot_say_its_address_raises_its_own_error(application):
+    with pytest.raises(RuntimeError, match="not bound to a session"):
+        gate(application()).address(Detached())
+
+
+def test_a_context_that_can_say_its_address_is_asked_every_time(application):
+    registry, node = application(), Node("moved", Node())
+    with request_of(registry) as request:
+        setattr(request, CAPTURED, (node, "/before"))
+        assert gate(registry).address(node) == "/moved"

@@ -38,8 +38,7 @@ def imports(module, anywhere=False):
 def statements(tree, anywhere):
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield other
+            yield from node.orelse
             continue
         if not anywhere and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             continue

@@ -1,11 +1,12 @@
 import logging
 import socket
 import struct
+from contextlib import suppress
 
 import pytest
 from websockets.frames import Opcode
 
-from stargate.connection import State
+from stargate.connection import SENDS_A_TURN, State
 from stargate.engine.hub import WRITE
 from stargate_tests.peers import client_frame
 from stargate_tests.waiting import turn, turn_until
@@ -82,10 +83,8 @@ def test_a_message_larger_than_one_read_comes_in_whole(engine, wire):
 
     def sent_all():
         nonlocal sent
-        try:
+        with suppress(BlockingIOError):
             sent += peer.sock.send(message[sent:])
-        except BlockingIOError:
-            pass
         return sent == len(message)
 
     turn_until(engine, sent_all)
@@ -450,37 +449,29 @@ def test_who_asks_after_the_end_is_told_that_it_has_been(engine, wire):
 
 def test_a_shutdown_that_fails_closes_the_descriptor(engine, wire):
     websocket, peer = wire()
-
-    class Gone:
-        def __getattr__(self, name):
-            return getattr(websocket_sock, name)
-
-        def shutdown(self, _how):
-            raise OSError(107, "not connected")
-
-    websocket_sock, websocket._sock = websocket._sock, Gone()
+    Scripted(websocket, shutdown=raises(OSError(107, "not connected")))
     peer.say_close()
     turn_until(engine, lambda: websocket.state is State.CLOSED)
     assert websocket.close_code == 1000
 
 
-def test_an_error_while_reading_is_a_loss(engine, wire):
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), ConnectionResetError()])
+def test_an_error_while_reading_is_a_loss(engine, wire, error):
     websocket, peer = wire()
-    reads = []
-
-    class Odd:
-        def __getattr__(self, name):
-            return getattr(websocket_sock, name)
-
-        def recv_into(self, _buffer):
-            reads.append(1)
-            raise BlockingIOError if len(reads) == 1 else OSError(5, "I/O error")
-
-    websocket_sock, websocket._sock = websocket._sock, Odd()
+    Scripted(websocket, recv_into=raises(error))
     peer.say("a")
     turn_until(engine, lambda: websocket.state is State.CLOSED)
-    assert len(reads) == 2
     assert websocket.close_code == 1006
+
+
+def test_nothing_to_read_after_all_is_no_loss(engine, wire):
+    websocket, peer = wire()
+    scripted = Scripted(websocket, recv_into=raises(BlockingIOError()))
+    peer.say("a")
+    turn(engine, 0.01)
+    assert not websocket.closed
+    del scripted.recv_into
+    assert websocket.wait(5) == "a"
 
 
 def test_an_answer_to_a_close_that_cannot_leave_ends_it_all_the_same(engine, wire):
@@ -527,3 +518,91 @@ def test_a_full_inbox_loses_nothing_of_a_peer_that_says_good_bye(engine, wire, f
     turn(engine, 0.01)
     assert list(websocket) == [*"abcdef"]
     assert websocket.close_code in (1000, 1006)
+
+
+# What a socket may do at the most awkward moment.
+
+
+class Scripted:
+    """A connection's own socket, but for what the test has put in the place of a method."""
+
+    def __init__(self, websocket, **methods):
+        self._sock = websocket._sock
+        self.__dict__.update(methods)
+        websocket._sock = self
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def raises(error):
+    def method(*_args):
+        raise error
+
+    return method
+
+
+def test_an_answer_that_the_socket_does_not_take_waits(engine, wire):
+    websocket, peer = wire()
+    full = raises(BlockingIOError())
+    scripted = Scripted(websocket, send=full, sendmsg=full)
+    peer.ping(b"there?")
+    turn_until(engine, lambda: websocket.buffered)
+    del scripted.send, scripted.sendmsg
+    turn_until(engine, lambda: (peer.read(), peer.pongs)[1] == [b"there?"])
+
+
+def test_an_answer_to_a_broken_socket_ends_it(engine, wire):
+    websocket, peer = wire()
+    Scripted(websocket, send=raises(BrokenPipeError()))
+    peer.ping(b"there?")
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
+    assert websocket.close_code == 1006
+
+
+def test_a_close_that_the_socket_does_not_take_waits_and_then_leaves(engine, wire):
+    websocket, peer = wire()
+    scripted = Scripted(websocket, send=raises(BlockingIOError()))
+    websocket.close(4000)
+    assert websocket.buffered and websocket.closed
+    del scripted.send
+    turn_until(engine, lambda: (peer.read(), peer.close)[1])
+    assert peer.close.code == 4000
+
+
+def test_trying_once_more_may_find_that_all_has_left(engine, wire):
+    websocket, peer = wire(outbox_size=1)
+    fill(websocket)
+    Scripted(websocket, sendmsg=lambda buffers: sum(len(buffer) for buffer in buffers))
+    websocket.send("goes directly again")
+    assert not websocket.closed
+
+
+def test_trying_once_more_may_find_that_the_peer_has_gone(engine, wire):
+    websocket, _peer = wire(outbox_size=1)
+    fill(websocket)
+    Scripted(websocket, sendmsg=raises(ConnectionResetError()))
+    websocket.send("into the void")
+    assert websocket.state is State.CLOSED and websocket.close_code == 1006
+
+
+def test_draining_gives_way_to_the_hub(engine, wire):
+    websocket, peer = wire()
+    fill(websocket)
+    sent = []
+
+    def byte_by_byte(buffers):
+        sent.append(1)
+        return websocket_sock.send(bytes(buffers[0][:1]))
+
+    websocket_sock = websocket._sock
+    Scripted(websocket, sendmsg=byte_by_byte)
+    peer.read()
+    websocket._drain()
+    assert len(sent) == SENDS_A_TURN and websocket.buffered
+
+
+def test_draining_nothing_is_harmless(wire):
+    websocket, _peer = wire()
+    websocket._drain()
+    assert websocket.buffered == 0

@@ -2,13 +2,16 @@ import urllib.request
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.testing import DummyRequest
+from pyramid.threadlocal import RequestContext
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.sync.client import connect, unix_connect
 
 from stargate import ConnectionClosed, WebSocketAwareContext, WebSocketView
 from stargate.testing import FakeWebSocket, LiveServer
+from stargate_tests.waiting import wait_until
 
 
 class Root(WebSocketAwareContext):
@@ -155,23 +158,18 @@ def test_the_fixture_serves_as_many_as_are_asked_for(live_server):
 def test_a_test_can_send_through_the_servers_gate(live_server):
     server = live_server(application(WebSocketView))
     with connect(server.websocket_url()) as websocket:
-        while not server.gate.listeners("/"):
-            pass
+        wait_until(lambda: server.gate.listeners("/"))
         server.gate.send("/", "from the test")
         assert websocket.recv(timeout=10) == "from the test"
 
 
 def test_a_fake_can_listen_beside_real_ones(live_server):
     server = live_server(application(WebSocketView))
-    from pyramid.request import Request
-    from pyramid.threadlocal import RequestContext
-
     request = Request.blank("/")
     request.registry = server.application.registry
     with RequestContext(request), connect(server.websocket_url()) as websocket:
         fake = FakeWebSocket()
-        while not server.gate.listeners("/"):
-            pass
+        wait_until(lambda: server.gate.listeners("/"))
         server.gate.add_listener("/", fake)
         server.gate.send("/", "to all")
         assert fake.sent == ["to all"]
@@ -179,11 +177,12 @@ def test_a_fake_can_listen_beside_real_ones(live_server):
 
 
 def test_stopping_says_1001_to_who_is_connected():
-    with LiveServer(application(WebSocketView)) as server:
-        websocket = connect(server.websocket_url())
-    with pytest.raises(PeerClosed) as caught:
-        websocket.recv(timeout=10)
-    websocket.close()
+    server = LiveServer(application(WebSocketView)).start()
+    with connect(server.websocket_url()) as websocket:
+        wait_until(lambda: server.gate.listeners("/"))
+        server.stop()
+        with pytest.raises(PeerClosed) as caught:
+            websocket.recv(timeout=10)
     assert caught.value.rcvd.code == 1001
 
 
@@ -212,12 +211,11 @@ def test_what_keeps_it_from_starting_is_raised(live_server):
 @pytest.mark.parametrize("name", ["close", "flush"])
 def test_a_websocket_whose_server_has_ended_can_still_be_told_to(name):
     """close(): ended already, do nothing; any thread may call it."""
-    with LiveServer(application(WebSocketView)) as server:
-        websocket = connect(server.websocket_url())
-        while not server.gate.listeners("/"):
-            pass
+    server = LiveServer(application(WebSocketView)).start()
+    with connect(server.websocket_url()):
+        wait_until(lambda: server.gate.listeners("/"))
         (ours,) = server.gate.listeners("/")
-    websocket.close()
+        server.stop()
     assert ours.closed
     if name == "close":
         ours.close()

@@ -119,11 +119,11 @@ def test_waiting_raises_connection_closed_when_another_greenlet_closes(engine, w
         run(websocket.wait)
 
 
-def test_what_came_before_the_end_is_read_before_it_raises(engine, wire):
+def test_what_came_before_the_peers_end_is_read_before_it_raises(engine, wire):
     websocket, peer = wire()
     peer.say("a", "b")
-    turn_until(engine, lambda: websocket.pending == 2)
-    websocket.close()
+    peer.say_close()
+    turn_until(engine, lambda: websocket.closed)
     assert [websocket.wait(), websocket.wait()] == ["a", "b"]
     with pytest.raises(ConnectionClosed):
         websocket.wait()
@@ -457,3 +457,19 @@ def test_a_stream_of_messages_from_both_sides_loses_nothing(engine, wire, family
         if number % 7 == 0:
             turn(engine)
     turn_until(engine, lambda: peer.read() == sent)
+
+
+def test_a_thread_may_ping(engine, wire):
+    websocket, peer = wire()
+    assert in_thread(engine, websocket.ping, b"there?") is None
+    turn_until(engine, lambda: (peer.read(), peer.pings)[1] == [b"there?"])
+
+
+def test_a_message_of_a_thread_that_comes_too_late_is_dropped(engine, wire):
+    websocket, peer = wire()
+    thread = threading.Thread(target=websocket.send, args=("late",), daemon=True)
+    thread.start()
+    thread.join(10)
+    websocket.close()
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert peer.messages == []

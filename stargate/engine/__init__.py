@@ -6,6 +6,7 @@ asked for, not with this module.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,12 @@ def refuse(environ: dict[str, Any]) -> bool:
 
     refuse_stock(environ)
     return True
+
+
+def engine_made() -> bool:
+    """Whether this process has made an engine, as every one that serves has."""
+    hub = sys.modules.get("stargate.engine.hub")
+    return hub is not None and bool(hub.made_here())
 
 
 def current_engine() -> Engine:

@@ -51,11 +51,19 @@ def current_engine() -> Engine:
     return engine
 
 
+def made_here() -> bool:
+    """Whether an engine has been made in this process, not only in one that it was forked from."""
+    return Engine.last_made_in == os.getpid()
+
+
 class Engine:
     """Watches descriptors, runs greenlets and timers, and lets other threads in."""
 
+    #: The process that made the last engine.
+    last_made_in = 0
+
     def __init__(self) -> None:
-        self.process = os.getpid()
+        self.process = Engine.last_made_in = os.getpid()
         self.read_buffer = memoryview(bytearray(READ_SIZE))
         #: Every open WebSocket of this engine: what a server says good-bye to when it stops.
         self.connections: set[Any] = set()

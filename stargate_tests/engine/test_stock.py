@@ -1,8 +1,9 @@
 import io
+import socket
 
 import pytest
 
-from stargate.engine import STOCK_INPUT, TAKE_OVER, has_socket, take_over
+from stargate.engine import STOCK_INPUT, TAKE_OVER, has_socket, refuse, take_over
 from stargate.engine.stock import _stay, read_ahead
 from stargate_tests.waiting import turn, turn_until
 
@@ -73,3 +74,30 @@ def test_the_wsgi_call_does_not_stay_for_what_has_ended(monkeypatch, engine, wir
     websocket, _peer = wire()
     websocket._lose()
     assert _stay(websocket) == []
+
+
+@pytest.mark.parametrize("environ", [{}, {TAKE_OVER: None, STOCK_INPUT: None}])
+def test_our_own_server_and_others_see_to_a_refusal_themselves(environ):
+    assert refuse(environ) is False
+
+
+def test_behind_a_refusal_eventlets_own_server_closes_the_connection():
+    hooks, done = [], []
+
+    class Socket(Green):
+        def shutdown(self, how):
+            done.append(how)
+
+    class Stream:
+        rfile = io.BufferedReader(io.BytesIO(b"pipelined"))
+
+        def get_socket(self):
+            return green
+
+    green = Socket()
+    environ = {STOCK_INPUT: Stream(), "eventlet.posthooks": hooks}
+    assert refuse(environ) is True
+    assert done == [], "not before the answer"
+    ((hook, args, options),) = hooks
+    hook(environ, *args, **options)
+    assert done == [socket.SHUT_RDWR]

@@ -49,6 +49,8 @@ def includeme(config: Configurator) -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "server":
+        return import_module(f"{__name__}.server")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

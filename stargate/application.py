@@ -87,16 +87,20 @@ class Gate:
 
     def listeners(self, target: object) -> Listeners:
         """The listeners of ``target`` in this process at this moment."""
-        return self._topics.listeners(self.address(target))
+        found: Listeners = self._in_engine(self._topics.listeners, self.address(target))
+        return found
 
     def add_listener(self, target: object, websocket: WebSocket) -> None:
         """Make ``websocket`` a listener of ``target``; twice is once.
 
         Raises :class:`~stargate.exceptions.ConnectionClosed` when it has ended.
         """
+        self._in_engine(self._join, websocket, self.address(target))
+
+    def _join(self, websocket: WebSocket, address: Hashable) -> None:
         if websocket.closed:
             raise websocket._closed_error()
-        self._in_engine(self._topics.join, websocket, self.address(target))
+        self._topics.join(websocket, address)
 
     def remove_listener(self, target: object, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""
@@ -143,12 +147,11 @@ class Gate:
             self._engine, self._walks = None, Walks()
         return self._engine
 
-    def _in_engine(self, function: Any, *args: Any) -> None:
+    def _in_engine(self, function: Any, *args: Any) -> Any:
         engine = self._bound()
         if engine is None or engine.in_own_thread():
-            function(*args)
-        else:
-            engine.ask_from_thread(function, *args)
+            return function(*args)
+        return engine.ask_from_thread(function, *args)
 
     # On the way of a message.
 

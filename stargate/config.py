@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import venusian
 from pyramid.exceptions import ConfigurationError, PredicateMismatch
 from pyramid.httpexceptions import HTTPNotImplemented
+from pyramid.interfaces import IMultiView
 from pyramid.settings import aslist
+from pyramid.view import _find_views
+from pyramid.viewderivers import INGRESS
+from zope.interface import providedBy
 
 from stargate.application import Gate, register
 from stargate.connection import protocol_log
 from stargate.engine import has_socket, refuse
 from stargate.handshake import (
+    UPGRADE_HEADERS,
     Accepted,
     OriginPolicy,
     Refused,
@@ -35,8 +40,6 @@ log = logging.getLogger(__name__)
 #: In the environ of a request that a view would have taken, had it asked for a WebSocket.
 UPGRADE_REQUIRED = "stargate.upgrade_required"
 
-UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
-
 
 def includeme(config: Configurator) -> None:
     """Called by ``config.include("stargate")``; reads the ``stargate.*`` settings."""
@@ -47,6 +50,7 @@ def includeme(config: Configurator) -> None:
     config.add_directive("add_websocket_view", add_websocket_view)
     config.add_view_predicate("websocket", WebSocketPredicate, weighs_more_than="custom")
     config.add_view_deriver(handshake_deriver, "websocket_handshake")
+    config.add_view_deriver(page_deriver, "websocket_first", under=INGRESS, over="secured_view")
     config.add_request_method(
         lambda request: is_websocket(None, request), "is_websocket", reify=True
     )
@@ -156,6 +160,37 @@ def handshake_deriver(view: Any, info: Any) -> Any:
 
 
 handshake_deriver.options = ("subprotocols", "allowed_origins")  # type: ignore[attr-defined]
+
+
+def page_deriver(view: Any, info: Any) -> Any:
+    """Let a page leave the requests for WebSockets to the WebSocket view that would take them.
+
+    By Pyramid's own order a page with ``accept``, with more predicates or on a more specific
+    context would come first, and a browser can do nothing with a page that it asked no page for.
+    """
+    if info.exception_only or info.options.get("websocket") is not None:
+        return view
+
+    def page(context: Any, request: Request) -> Response:
+        if "HTTP_UPGRADE" in request.environ and _has_websocket_view(context, request):
+            raise PredicateMismatch("a WebSocket is asked for, and served here")
+        return view(context, request)
+
+    return page
+
+
+def _has_websocket_view(context: Any, request: Request) -> bool:
+    found = _find_views(
+        request.registry, request.request_iface, providedBy(context), request.view_name
+    )
+    for view in found:
+        several = IMultiView.providedBy(view)
+        for each in [v for _, v, _ in view.get_views(request)] if several else [view]:
+            predicates = getattr(each, "__predicates__", ())
+            wants = any(isinstance(p, WebSocketPredicate) and p.value for p in predicates)
+            if wants and each.__predicated__(context, request):
+                return True
+    return False
 
 
 def check_view(view: Any) -> None:

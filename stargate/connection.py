@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from websockets.frames import Opcode
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 protocol_log = logging.getLogger("stargate.protocol")
 
-READ, WRITE, BROKEN = 0x001, 0x004, 0x008 | 0x010
+#: What epoll calls EPOLLIN, EPOLLOUT and EPOLLERR; and none of its bits, for not being watched.
+READ, WRITE, ERROR, UNWATCHED = 0x001, 0x004, 0x008, 0x10000
 
 #: Unsent bytes that the kernel keeps for a peer that does not read; the rest waits in the outbox,
 #: where it is counted. Without this it is the send buffer's 4 MB.
@@ -41,7 +43,7 @@ NOTSENT_LOWAT = 65_536
 SENDS_A_TURN = 16
 
 NORMAL, GOING_AWAY, NO_CODE, LOST = 1000, 1001, 1005, 1006
-INVALID_DATA, TRY_LATER = 1007, 1013
+INVALID_DATA, TOO_BIG, TRY_LATER = 1007, 1009, 1013
 
 
 class State(enum.Enum):
@@ -60,6 +62,15 @@ class State(enum.Enum):
     OPEN = 1
     CLOSING = 2
     CLOSED = 3
+
+
+@dataclass
+class _Fragments:
+    """A message that has come in part."""
+
+    opcode: Opcode
+    payload: bytearray
+    count: int = 1
 
 
 class Connection:
@@ -115,7 +126,7 @@ class Connection:
         self._eof_due = False
         self._deadline: Any = None
         self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
-        self._fragments: list[Any] | None = None
+        self._fragments: _Fragments | None = None
         #: The number of the last walk that this connection was part of, or was settled for.
         self._served = 0
         self._topics: tuple[Topic, ...] = ()
@@ -166,8 +177,13 @@ class Connection:
             return
         if self._events & READ:
             self._read()
-        elif events & BROKEN:
+        elif events & ERROR:
             self._lose()
+        else:
+            # The peer has hung up, and what it said before waits behind a full inbox. It would be
+            # told at each turn: do not listen until the view has caught up.
+            self._engine.unwatch(self._fd)
+            self._events = UNWATCHED
 
     def _read(self) -> None:
         buffer = self._engine.read_buffer
@@ -202,13 +218,23 @@ class Connection:
             if frame.fin:
                 self._on_payload(opcode, frame.data)
             else:
-                self._fragments = [opcode, frame.data]
+                self._fragments = _Fragments(opcode, bytearray(frame.data))
         elif opcode is Opcode.CONT and self._fragments is not None:
-            self._fragments.append(frame.data)
-            if frame.fin:
-                first, *parts = self._fragments
-                self._fragments = None
-                self._on_payload(first, b"".join(parts))
+            self._on_fragment(self._fragments, frame)
+
+    def _on_fragment(self, fragments: _Fragments, frame: Frame) -> None:
+        fragments.payload += frame.data
+        fragments.count += 1
+        if frame.fin:
+            self._fragments = None
+            self._on_payload(fragments.opcode, fragments.payload)
+        elif fragments.count >= self._limits.max_fragments:
+            self._fail(TOO_BIG, f"over {self._limits.max_fragments} fragments")
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455, section 7.1.7)."""
+        self._protocol.fail(code, reason)
+        self._answer(self._protocol.data_to_send())
 
     def _on_payload(self, opcode: Opcode, payload: Any) -> None:
         if opcode is Opcode.BINARY:
@@ -217,8 +243,7 @@ class Connection:
         try:
             message = str(payload, "utf-8")
         except UnicodeDecodeError as error:
-            self._protocol.fail(INVALID_DATA, f"{error.reason} at position {error.start}")
-            self._answer(self._protocol.data_to_send())
+            self._fail(INVALID_DATA, f"{error.reason} at position {error.start}")
         else:
             self._on_message(message)
 
@@ -226,9 +251,14 @@ class Connection:
         self._set_events(self._events | READ if reading else self._events & ~READ)
 
     def _set_events(self, events: int) -> None:
-        if events != self._events and self.state is not State.CLOSED:
-            self._events = events
+        if events == self._events or self.state is State.CLOSED:
+            return
+        if self._events & UNWATCHED:
+            events &= ~UNWATCHED
+            self._engine.watch(self._fd, events, self._on_ready)
+        else:
             self._engine.rewatch(self._fd, events)
+        self._events = events
 
     # Writing.
 
@@ -318,6 +348,15 @@ class Connection:
 
     def _answer(self, writes: list[bytes]) -> None:
         """Send what the protocol wants sent; a close frame among it is the end of the rest."""
+        protocol = self._protocol
+        if self.state is State.OPEN and protocol.state is not PROTOCOL_OPEN:
+            # First, so that a peer that has said good-bye and gone is not taken for a lost one.
+            ours, theirs = protocol.close_sent, protocol.close_rcvd
+            close = theirs if theirs is not None and ours == theirs else ours
+            if close is None:
+                self._end(LOST, "")
+            else:
+                self._end(int(close.code), close.reason)
         for data in writes:
             if self.state is State.CLOSED:
                 return
@@ -325,14 +364,6 @@ class Connection:
                 self._put(data)
             else:
                 self._eof_due = True
-        protocol = self._protocol
-        if self.state is State.OPEN and protocol.state is not PROTOCOL_OPEN:
-            ours, theirs = protocol.close_sent, protocol.close_rcvd
-            close = theirs if theirs is not None and ours == theirs else ours
-            if close is None:
-                self._end(LOST, "")
-            else:
-                self._end(int(close.code), close.reason)
         self._finish_sending()
 
     def _end(self, code: int, reason: str) -> None:

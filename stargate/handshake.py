@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pyramid.util import is_same_domain
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader, InvalidHeaderFormat
+from websockets.exceptions import InvalidHeader, InvalidHeaderFormat, InvalidHeaderValue
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import parse_connection, parse_upgrade
 from websockets.http11 import Request
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 WINDOW_BITS = 12
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+#: What a 426 has to say (RFC 6455, section 4.4).
+UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
 #: What the 101 says for itself: an application's headers of these names do not go out.
 OWN_HEADERS = frozenset(
@@ -111,7 +114,10 @@ def negotiate(
     compression: bool = False,
 ) -> Accepted | Refused:
     """Judge the handshake in ``environ``; nothing is written and nothing raised."""
-    headers = _headers(environ)
+    try:
+        headers = _headers(environ)
+    except InvalidHeaderValue as error:
+        return Refused(400, str(error))
     refused = _unfit(environ, headers) or _foreign(environ, headers, origins)
     if refused is not None:
         return refused
@@ -123,7 +129,8 @@ def negotiate(
     request = Request(environ.get("PATH_INFO") or "/", headers)
     response = protocol.accept(request)
     if response.status_code != 101:
-        return Refused(response.status_code, str(protocol.handshake_exc))
+        upgrade = UPGRADE_HEADERS if response.status_code == 426 else ()
+        return Refused(response.status_code, str(protocol.handshake_exc), upgrade)
     return Accepted(
         tuple(response.headers.raw_items()),
         protocol.origin,
@@ -156,7 +163,7 @@ def _headers(environ: dict[str, Any]) -> Headers:
 def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
     """What makes it no handshake, before a key or an origin is looked at."""
     if environ.get("SERVER_PROTOCOL") == "HTTP/0.9" or _is_http_10(environ):
-        return Refused(426, "a WebSocket needs HTTP/1.1", (("Upgrade", "websocket"),))
+        return Refused(426, "a WebSocket needs HTTP/1.1", UPGRADE_HEADERS)
     hosts = headers.get_all("Host")
     if len(hosts) != 1:
         return Refused(400, f"one Host header is needed, not {len(hosts)}")
@@ -167,7 +174,7 @@ def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
         return Refused(
             426,
             f"version {', '.join(versions)} of the protocol is not spoken here, 13 is",
-            (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
+            UPGRADE_HEADERS,
         )
     return None
 

@@ -59,7 +59,9 @@ def table() -> tuple[Setting, ...]:
             "IPv6, `*:6543` for every interface.",
         ),
         Setting("host", "localhost", str, "", "Where to listen when `listen` is not given."),
-        Setting("port", 6543, at_least(0), "", "The port for `host`; 0 takes a free one."),
+        Setting(
+            "port", 6543, at_least(0, most=65535), "", "The port for `host`; 0 takes a free one."
+        ),
         Setting(
             "unix_socket",
             "",

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
-from pyramid.settings import asbool, aslist
+from pyramid.settings import asbool, aslist, falsey, truthy
 
 PREFIX = "stargate."
 
@@ -27,8 +28,8 @@ class Setting:
     reason: str
 
 
-def at_least(least: float, kind: type = int) -> Callable[[Any], Any]:
-    """A parser for a number of at least ``least``."""
+def at_least(least: float, kind: type = int, most: float = inf) -> Callable[[Any], Any]:
+    """A parser for a number of at least ``least`` and at most ``most``."""
     what = "a whole number" if kind is int else "a number"
 
     def parse(value: Any) -> Any:
@@ -38,6 +39,8 @@ def at_least(least: float, kind: type = int) -> Callable[[Any], Any]:
             raise ValueError(f"it must be {what}") from None
         if not number >= least:
             raise ValueError(f"it must be at least {least}")
+        if number > most:
+            raise ValueError(f"it must be at most {most}")
         return number
 
     return parse
@@ -56,11 +59,16 @@ def one_of(*choices: str) -> Callable[[Any], str]:
 
 def words(value: Any) -> tuple[str, ...]:
     """A parser for words with white space between them, or a list of them."""
-    return tuple(aslist(value))
+    try:
+        return tuple(aslist(value))
+    except TypeError:
+        raise ValueError("it must be words with white space between them") from None
 
 
 def flag(value: Any) -> bool:
-    """A parser for yes and no, as Pyramid reads them."""
+    """A parser for yes and no, in the words that Pyramid knows; any other is an error."""
+    if str(value).strip().lower() not in (*truthy, *falsey):
+        raise ValueError("it must be true or false")
     return bool(asbool(value))
 
 
@@ -81,6 +89,14 @@ APPLICATION = (
         "bytes",
         "The longest message that is taken in, reassembled and inflated; a longer one closes the "
         "WebSocket with 1009. Whoever may open one can make the server hold this much.",
+    ),
+    Setting(
+        "max_fragments",
+        16_384,
+        at_least(1),
+        "fragments",
+        "The most fragments that a message may come in; more close the WebSocket with 1009. A "
+        "million tiny ones cost a server far more than they cost a peer.",
     ),
     Setting(
         "compression",
@@ -139,6 +155,7 @@ class Limits:
     """The bounds of a connection, shared by all connections of an application."""
 
     max_message_size: int = 1_048_576
+    max_fragments: int = 16_384
     inbox_length: int = 64
     outbox_size: int = 4_194_304
     outbox_high_water: int = 262_144

@@ -28,8 +28,8 @@ DEADLINE = 30.0
 class FakeWebSocket(WebSocket):
     """A real WebSocket whose peer is a script: hand it to a handler, or make it a listener.
 
-    ``messages`` is what the peer has sent; behind the last of them it has gone away with
-    ``close_code``, so that a handler's loop ends. With ``stays=True`` it does not go, and a
+    ``messages`` is what the peer has sent; behind the last of them it has gone away with the close
+    code ``gone``, so that a handler's loop ends. With ``stays=True`` it does not go, and a
     ``wait()`` for one more raises ``TimeoutError`` at once, since nothing can ever come.
     ``facts`` are ``path``, ``origin``, ``subprotocol``, ``remote_addr`` and ``userid``.
     """
@@ -73,10 +73,14 @@ class FakeWebSocket(WebSocket):
         self._end(code, reason)
         self._dispose()
 
+    def wait(self, timeout: float | None = None) -> str | bytes:
+        """The next message of the script; behind the last one the peer has gone, or stays."""
+        if not self.pending and not self.closed and not self._stays:
+            self.leave(self._gone)
+        return super().wait(timeout)
+
     def _park(self, timeout: float | None) -> None:
-        if self._stays:
-            raise TimeoutError("the script of this FakeWebSocket has no more messages")
-        self.leave(self._gone)
+        raise TimeoutError("the script of this FakeWebSocket has no more messages")
 
 
 def _arrive() -> None:

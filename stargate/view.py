@@ -21,7 +21,7 @@ from stargate.application import CAPTURED, address_of, gate
 from stargate.connection import NORMAL
 from stargate.engine import current_engine, take_over
 from stargate.events import ViewFailed
-from stargate.exceptions import ConnectionClosed, NoAddress
+from stargate.exceptions import ConnectionClosed
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
 from stargate.websocket import WebSocket
@@ -100,7 +100,7 @@ class WebSocketResponse(Response):
             self.headers.pop(name, None)
         request = view.request
         self._stargate = (view, accepted)
-        with suppress(NoAddress):  # Whoever needs it will hear of it then.
+        with suppress(Exception):  # Whoever needs it will hear of it then.
             setattr(request, CAPTURED, (view.context, address_of(view.context)))
         self._stargate_facts = {
             "path": request.path,
@@ -264,4 +264,7 @@ class _Life:
             websocket.id,
             exc_info=error,
         )
-        request.registry.notify(ViewFailed(self._view, websocket, error))
+        try:
+            request.registry.notify(ViewFailed(self._view, websocket, error))
+        except Exception:
+            log.exception("a subscriber to ViewFailed failed itself")

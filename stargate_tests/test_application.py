@@ -373,7 +373,15 @@ def test_an_error_of_the_renderer_comes_before_anything_is_sent(application):
 # A process without an open WebSocket.
 
 
-def test_a_send_that_reaches_nobody_warns_once_and_names_the_setting(application, caplog):
+@pytest.fixture
+def no_engine(monkeypatch):
+    """A process that has made no engine so far: a script, ``pshell``."""
+    monkeypatch.setattr("stargate.application.engine_made", lambda: False)
+
+
+def test_a_send_that_reaches_nobody_warns_once_and_names_the_setting(
+    application, no_engine, caplog
+):
     registry = application()
     with caplog.at_level(logging.WARNING):
         gate(registry).send("/a", "one")
@@ -382,9 +390,16 @@ def test_a_send_that_reaches_nobody_warns_once_and_names_the_setting(application
     assert "/a" in record.getMessage() and "stargate.backplane" in record.getMessage()
 
 
-def test_a_send_to_fakes_warns_of_nothing(application, caplog):
+def test_a_send_to_fakes_warns_of_nothing(application, no_engine, caplog):
     registry = application()
     gate(registry).add_listener("/a", FakeWebSocket())
+    with caplog.at_level(logging.WARNING):
+        gate(registry).send("/a", "one")
+    assert caplog.records == []
+
+
+def test_a_server_that_has_opened_nothing_yet_warns_of_nothing(application, engine, caplog):
+    registry = application()
     with caplog.at_level(logging.WARNING):
         gate(registry).send("/a", "one")
     assert caplog.records == []

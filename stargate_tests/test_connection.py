@@ -277,6 +277,15 @@ def test_what_is_kept_for_a_slow_listener_is_bounded(engine, wire):
     assert most < 500_000 + len(BIG) + 20
 
 
+def test_what_waits_for_who_is_given_up_is_let_go(engine, wire):
+    websocket, _peer = wire(outbox_size=2_000_000)
+    while not websocket.closed:
+        before = websocket.buffered
+        websocket.send(BIG)
+    assert before >= 2_000_000
+    assert websocket.buffered < len(BIG) + 50
+
+
 def test_who_is_given_up_gets_the_frame_under_way_and_the_close(engine, wire):
     websocket, peer = wire(outbox_size=500_000)
     sent = 0
@@ -505,6 +514,17 @@ def test_a_reset_is_noticed_while_the_inbox_is_full(engine, wire):
     reset(peer.sock)
     turn_until(engine, lambda: websocket.state is State.CLOSED)
     assert list(websocket) == ["a", "b"]
+
+
+def test_a_close_is_completed_though_the_inbox_is_full(engine, wire, family):
+    websocket, peer = wire(family, inbox_length=2, close_timeout=1000)
+    peer.say(*"ab")
+    turn_until(engine, lambda: websocket.pending == 2)
+    peer.say(*"cd")
+    websocket.close()
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    peer.sock.close()
+    turn_until(engine, lambda: websocket.state is State.CLOSED)
 
 
 def test_a_full_inbox_loses_nothing_of_a_peer_that_says_good_bye(engine, wire, family):

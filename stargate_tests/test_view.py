@@ -323,6 +323,32 @@ def test_never_two_methods_at_a_time(serve):
     assert seen == ["open", *(str(number) for number in range(20)), "close"]
 
 
+def test_a_message_that_comes_during_another_waits_for_it(serve):
+    inside, most, seen = [], [], []
+
+    class View(WebSocketView):
+        def on_message(self, websocket, message):
+            inside.append(message)
+            most.append(len(inside))
+            engine = websocket._engine
+            while message == "first" and not websocket.pending:
+                engine.call_later(0.001, engine.greenlet.switch)
+                engine.park()
+            engine.call_later(0.001, engine.greenlet.switch)
+            engine.park()
+            inside.remove(message)
+            seen.append(message)
+
+    server = serve(View)
+    with dial(server) as websocket:
+        wait_until(lambda: server.gate.listeners("/") and not server.server.engine.running)
+        websocket.send("first")
+        wait_until(lambda: inside == ["first"])
+        websocket.send("second")
+        wait_until(lambda: seen == ["first", "second"])
+    assert most == [1, 1]
+
+
 def test_no_greenlet_is_held_between_messages(serve):
     class View(WebSocketView):
         def on_message(self, websocket, message):

@@ -13,9 +13,13 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from zope.interface import implementer
+
 from stargate.engine.quiet import eventlet
+from stargate.interfaces import IEngine
 
 patcher = eventlet.patcher
 hubs = eventlet.hubs
@@ -56,6 +60,7 @@ def made_here() -> bool:
     return Engine.last_made_in == os.getpid()
 
 
+@implementer(IEngine)
 class Engine:
     """Watches descriptors, runs greenlets and timers, and lets other threads in."""
 
@@ -102,8 +107,9 @@ class Engine:
         self._room.release(THREAD_CALLS)
         if getattr(_engines, "engine", None) is self:
             del _engines.engine
-        # A hub that is left suspended would keep alive all that its greenlets know.
-        self._hub.abort(wait=True)
+        if self._hub.running:
+            # Left suspended, it would keep alive all that its greenlets know.
+            self._hub.abort(wait=True)
 
     # Descriptors.
 
@@ -136,9 +142,9 @@ class Engine:
                 ready(events)
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException:
+            except BaseException as error:
                 # eventlet would stop watching every socket of ours after one error.
-                self.spawn(log.exception, "the watcher of descriptor %d failed", fd)
+                self._report(error, "the watcher of descriptor %d failed", fd)
 
     # Greenlets and timers.
 
@@ -182,8 +188,8 @@ class Engine:
     # Other threads and signals.
 
     def in_own_thread(self) -> bool:
-        """Whether the caller is in the OS thread of this engine."""
-        return bool(threading.get_ident() == self._thread)
+        """Whether the caller is in the OS thread of this engine; of one that is closed, all are."""
+        return self.closed or bool(threading.get_ident() == self._thread)
 
     def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
         """Call ``function`` on the hub soon; calls keep their order. May wait for room."""
@@ -199,19 +205,22 @@ class Engine:
         def call() -> None:
             try:
                 answer[0] = function(*args)
-            except Exception as error:
+            except BaseException as error:
                 answer[1] = error
             finally:
                 done.set()
 
         self.call_from_thread(self.start, call)
-        done.wait()
+        while not done.wait(1.0):
+            if self.closed:
+                raise RuntimeError("the server has ended")
         if answer[1] is not None:
             raise answer[1]
         return answer[0]
 
     def interrupt(self, function: Callable[..., object], *args: Any) -> None:
         """As ``call_from_thread`` but never waits: what a signal handler may call."""
+        self._room.acquire(blocking=False)
         self._calls.append((function, args))
         self._woken = False
         self._wake()
@@ -220,7 +229,7 @@ class Engine:
         if self._woken:
             return
         self._woken = True
-        with suppress(BlockingIOError):  # The pipe is full of wake-ups: one of them will do.
+        with suppress(OSError):  # Full of wake-ups, one of which will do; or closed by now.
             os.write(self._waker, b"\0")
 
     def _drain_calls(self, _events: int) -> None:
@@ -232,5 +241,11 @@ class Engine:
             self._room.release()
             try:
                 function(*args)
-            except Exception:
-                self.spawn(log.exception, "a call from another thread failed: %r", function)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                self._report(error, "a call from another thread failed: %r", function)
+
+    def _report(self, error: BaseException, text: str, *args: object) -> None:
+        # Not here: a handler of the log may wait, and the hub must not.
+        self.spawn(partial(log.error, text, *args, exc_info=error))

@@ -29,9 +29,7 @@ def pair():
 def pairs():
     """Three pairs of connected sockets."""
     with ExitStack() as stack:
-        yield [
-            tuple(stack.enter_context(sock) for sock in socket.socketpair()) for _ in range(3)
-        ]
+        yield [tuple(stack.enter_context(sock) for sock in socket.socketpair()) for _ in range(3)]
 
 
 def in_thread(function, *args):

@@ -11,13 +11,13 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from websockets.frames import Opcode
 from websockets.protocol import OPEN as PROTOCOL_OPEN
 from websockets.protocol import Protocol, Side
 
+from stargate.incoming import Fragments, Violation, decode
 from stargate.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ NOTSENT_LOWAT = 65_536
 SENDS_A_TURN = 16
 
 NORMAL, GOING_AWAY, NO_CODE, LOST = 1000, 1001, 1005, 1006
-INVALID_DATA, TOO_BIG, TRY_LATER = 1007, 1009, 1013
+TRY_LATER = 1013
 
 
 class State(enum.Enum):
@@ -62,15 +62,6 @@ class State(enum.Enum):
     OPEN = 1
     CLOSING = 2
     CLOSED = 3
-
-
-@dataclass
-class _Fragments:
-    """A message that has come in part."""
-
-    opcode: Opcode
-    payload: bytearray
-    count: int = 1
 
 
 class Connection:
@@ -126,7 +117,7 @@ class Connection:
         self._eof_due = False
         self._deadline: Any = None
         self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
-        self._fragments: _Fragments | None = None
+        self._fragments: Fragments | None = None
         #: The number of the last walk that this connection was part of, or was settled for.
         self._served = 0
         self._topics: tuple[Topic, ...] = ()
@@ -159,8 +150,7 @@ class Connection:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         self._engine.connections.add(self)
         self._events = READ
         self._engine.watch(self._fd, READ, self._on_ready)
@@ -211,41 +201,23 @@ class Connection:
         self._on_input()
 
     def _on_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
         if self.state is not State.OPEN:
             return
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            if frame.fin:
-                self._on_payload(opcode, frame.data)
-            else:
-                self._fragments = _Fragments(opcode, bytearray(frame.data))
-        elif opcode is Opcode.CONT and self._fragments is not None:
-            self._on_fragment(self._fragments, frame)
-
-    def _on_fragment(self, fragments: _Fragments, frame: Frame) -> None:
-        fragments.payload += frame.data
-        fragments.count += 1
-        if frame.fin:
-            self._fragments = None
-            self._on_payload(fragments.opcode, fragments.payload)
-        elif fragments.count >= self._limits.max_fragments:
-            self._fail(TOO_BIG, f"over {self._limits.max_fragments} fragments")
-
-    def _fail(self, code: int, reason: str) -> None:
-        """Fail the connection (RFC 6455, section 7.1.7)."""
-        self._protocol.fail(code, reason)
-        self._answer(self._protocol.data_to_send())
-
-    def _on_payload(self, opcode: Opcode, payload: Any) -> None:
-        if opcode is Opcode.BINARY:
-            self._on_message(bytes(payload))
-            return
         try:
-            message = str(payload, "utf-8")
-        except UnicodeDecodeError as error:
-            self._fail(INVALID_DATA, f"{error.reason} at position {error.start}")
-        else:
-            self._on_message(message)
+            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+                if frame.fin:
+                    self._on_message(decode(opcode, frame.data))
+                else:
+                    self._fragments = Fragments(frame, self._limits.max_fragments)
+            elif opcode is Opcode.CONT and self._fragments is not None:
+                message = self._fragments.add(frame)
+                if message is not None:
+                    self._fragments = None
+                    self._on_message(message)
+        except Violation as violation:
+            self._protocol.fail(violation.code, violation.reason)
+            self._answer(self._protocol.data_to_send())
 
     def _set_reading(self, reading: bool) -> None:
         self._set_events(self._events | READ if reading else self._events & ~READ)
@@ -329,15 +301,12 @@ class Connection:
         outbox.keep_started()
         self._engine.spawn(
             log.warning,
-            "closing a slow WebSocket (%s): %d bytes waited for it, and stargate.outbox_size is %d",
-            self._describe(),
+            "closing a slow WebSocket: %d bytes waited, and stargate.outbox_size is %d (%r)",
             dropped,
             self._limits.outbox_size,
+            self,
         )
         self._start_closing(TRY_LATER, "too slow")
-
-    def _describe(self) -> str:
-        return f"descriptor {self._fd}"
 
     # Ending.
 
@@ -351,12 +320,9 @@ class Connection:
         protocol = self._protocol
         if self.state is State.OPEN and protocol.state is not PROTOCOL_OPEN:
             # First, so that a peer that has said good-bye and gone is not taken for a lost one.
-            ours, theirs = protocol.close_sent, protocol.close_rcvd
-            close = theirs if theirs is not None and ours == theirs else ours
-            if close is None:
-                self._end(LOST, "")
-            else:
-                self._end(int(close.code), close.reason)
+            close = protocol.close_sent  # An echo, if the peer was first.
+            assert close is not None
+            self._end(int(close.code), close.reason)
         for data in writes:
             if self.state is State.CLOSED:
                 return

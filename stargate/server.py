@@ -217,6 +217,8 @@ class Server:
         self._unix_socket = os.stat(path).st_ino if path else None
         self._main: Any = None
         self._stopping = False
+        self._deadline: Any = None
+        self._next_look: Any = None
         self._left: tuple[int, int] | None = None
 
     @property
@@ -247,7 +249,9 @@ class Server:
         try:
             self.engine.park()
         finally:
-            self._main = None
+            for timer in (self._deadline, self._next_look):
+                if timer is not None:
+                    timer.cancel()
             self.http.stop()
             self._remove_unix_socket()
         if self._left is not None:
@@ -266,28 +270,24 @@ class Server:
         self.http.stop()
         for websocket in list(self.engine.connections):
             websocket._close(GOING_AWAY, "the server is stopping")
-        self.engine.call_later(self.settings.graceful_timeout, self._cut)
+        self._deadline = self.engine.call_later(self.settings.graceful_timeout, self._cut)
         self._look()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stopping:
-            os._exit(128 + number)
+            os._exit(128 + number)  # pragma: no cover - whatever measures this ends here as well
         self.engine.interrupt(self.engine.spawn, self.stop)
 
     def _look(self) -> None:
         """End when nothing is left; else look again soon."""
-        if self._main is None:
-            return
         if not (self.http or self.engine.connections or self.engine.running):
             self.engine.resume(self._main)
         else:
             for websocket in list(self.engine.connections):
                 websocket._close(GOING_AWAY, "the server is stopping")  # Opened since.
-            self.engine.call_later(0.02, self._look)
+            self._next_look = self.engine.call_later(0.02, self._look)
 
     def _cut(self) -> None:
-        if self._main is None:
-            return
         self._left = len(self.http), len(self.engine.connections)
         self.http.cut()
         for websocket in list(self.engine.connections):

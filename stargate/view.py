@@ -247,7 +247,7 @@ class _Life:
                 self._fail(closed)
         except GreenletExit:
             websocket.close(GOING_AWAY)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
             websocket.close(INTERNAL_ERROR)
             raise
         except BaseException as error:  # eventlet's Timeout is no Exception.

@@ -72,7 +72,8 @@ class WebSocket(Connection):
         self.userid: Any = facts.get("userid")
 
     def __repr__(self) -> str:
-        return f"<WebSocket {self.id} {self.path} {self.state.name.lower()}>"
+        state = self.state.name.lower()
+        return f"<WebSocket {self.id} at {self.path} from {self.remote_addr}, {state}>"
 
     # What it is.
 
@@ -313,9 +314,6 @@ class WebSocket(Connection):
     def _closed_error(self) -> ConnectionClosed:
         code = self.close_code if self.close_code is not None else LOST
         return ConnectionClosed(self, code, self.close_reason or "")
-
-    def _describe(self) -> str:
-        return f"{self.id} at {self.path} from {self.remote_addr}"
 
 
 def check_close(code: int, reason: str) -> None:

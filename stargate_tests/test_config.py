@@ -526,6 +526,29 @@ def test_a_page_with_accept_does_not_take_the_handshakes_of_the_socket():
     assert app.get("/", headers=HANDSHAKE).body == b"the socket's view"
 
 
+@pytest.mark.parametrize(
+    "predicates",
+    [{}, {"request_method": "GET", "xhr": False}, {"accept": "text/html"}],
+    ids=["none", "several", "accept"],
+)
+def test_no_page_takes_a_handshake_even_on_a_more_specific_context(predicates):
+    config = configured()
+    config.add_websocket_view(View, context=Base)
+    config.add_view(page(), context=Thing, **predicates)
+    app = served(config)
+    assert app.get("/").body == b"the page"
+    assert app.get("/", headers=HANDSHAKE).body == b"the socket's view"
+
+
+def test_a_page_answers_a_handshake_that_no_socket_would_take():
+    config = configured()
+    config.add_websocket_view(View, context=Thing, request_param="a")
+    config.add_view(page(), context=Thing)
+    app = served(config)
+    assert app.get("/", headers=HANDSHAKE).body == b"the page"
+    assert app.get("/?a=1", headers=HANDSHAKE).body == b"the socket's view"
+
+
 def test_no_page_is_shadowed_by_a_less_specific_socket():
     config = configured()
     config.add_websocket_view(View, context=Base)

@@ -208,3 +208,13 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
 def test_a_directory_that_is_not_there_is_an_error_that_names_the_path(tmp_path):
     with pytest.raises(OSError, match="cannot listen on .*: No such file"):
         opened(unix_socket=str(tmp_path / "nowhere" / "a.sock"))
+
+
+def test_where_one_of_its_addresses_is_in_use_none_is_kept():
+    """``localhost`` is often two addresses; the one that could be had is let go again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="it is in use"):
+            opened(f"*:0 127.0.0.1:{port}")
+        with pytest.raises(OSError, match=f"cannot listen on localhost:{port}: it is in use"):
+            opened(f"localhost:{port}")

@@ -17,6 +17,7 @@ from stargate.settings import (
 DEFAULTS = {
     "allowed_origins": (),
     "max_message_size": 1_048_576,
+    "max_fragments": 16_384,
     "compression": "off",
     "inbox_length": 64,
     "outbox_size": 4_194_304,

@@ -1,3 +1,4 @@
+import eventlet
 import pytest
 from zope.interface.verify import verifyObject
 
@@ -49,7 +50,7 @@ def test_each_has_an_id_of_its_own(wire):
 
 def test_it_is_shown_with_id_path_and_state(engine, wire):
     websocket, _peer = wire()
-    assert repr(websocket) == f"<WebSocket {websocket.id} /here open>"
+    assert repr(websocket) == f"<WebSocket {websocket.id} at /here from 192.0.2.1, open>"
     websocket.close()
     assert repr(websocket).endswith(" closing>")
 
@@ -340,6 +341,20 @@ def test_flushing_for_too_long_raises_timeout_error(engine, wire, run):
         websocket.send(BIG)
     with pytest.raises(TimeoutError, match=r"\d+ bytes still wait after 0.01 s"):
         run(websocket.flush, 0.01)
+    assert not websocket._drain_waiters
+
+
+def test_a_timeout_of_eventlets_own_ends_flushing_as_well(engine, wire, run):
+    websocket, _peer = wire()
+    while not websocket.buffered:
+        websocket.send(BIG)
+
+    def flush():
+        with eventlet.Timeout(0.01, False):
+            websocket.flush()
+        return "given up"
+
+    assert run(flush) == "given up"
     assert not websocket._drain_waiters
 
 

@@ -211,9 +211,10 @@ class Engine:
                 done.set()
 
         self.call_from_thread(self.start, call)
-        while not done.wait(1.0):
-            if self.closed:
-                raise RuntimeError("the server has ended")
+        while not done.wait(0.5) and not self.closed:
+            pass
+        if not done.is_set():
+            raise RuntimeError("the server has ended")
         if answer[1] is not None:
             raise answer[1]
         return answer[0]

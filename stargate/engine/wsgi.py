@@ -163,7 +163,6 @@ class HttpServer:
         self._open: set[_Conversation] = set()
         self._limit = settings.connection_limit
         self._accepting = False
-        self._stopped: Any = None
         self._servers = {}
         for sock in listening:
             server = wsgi.Server(
@@ -209,10 +208,6 @@ class HttpServer:
         for conversation in list(self._open):
             conversation.stop()
 
-    def when_idle(self, function: Callable[[], object]) -> None:
-        """Call ``function`` each time that the last connection has ended its HTTP."""
-        self._stopped = function
-
     def cut(self) -> None:
         """End what is still being served."""
         for conversation in list(self._open):
@@ -246,23 +241,19 @@ class HttpServer:
         self._open.discard(conversation)
         if len(self._open) < self._limit:
             self.start()
-        if not self._open and self._stopped is not None:
-            self._stopped()
 
 
 class _Conversation:
     """One accepted connection for as long as it speaks HTTP."""
 
-    __slots__ = ("_greenlet", "_home", "_state")
+    __slots__ = ("_home", "_state")
 
     def __init__(self, home: HttpServer, green: Any, address: Any) -> None:
         self._home = home
         # What eventlet.wsgi wants to be given: it keeps the third up to date.
         self._state = [address, green, wsgi.STATE_IDLE]
-        self._greenlet: Any = None
 
     def run(self, server: Any) -> None:
-        self._greenlet = self._home.engine.greenlet
         try:
             server.process_request(self._state)
         except (KeyboardInterrupt, SystemExit):

@@ -439,3 +439,28 @@ def test_wake_ups_that_nobody_reads_do_not_block(engine):
         engine._wake()
     engine.call_from_thread(seen.append, 1)
     turn_until(engine, lambda: seen)
+
+
+def test_whoever_asks_an_engine_that_ends_meanwhile_is_told_so(engine):
+    asked = []
+
+    def ask():
+        try:
+            engine.ask_from_thread(lambda: None)
+        except RuntimeError as error:
+            asked.append(str(error))
+
+    engine.call_from_thread = lambda *args: setattr(engine, "closed", True)
+    in_thread(ask).join(30)
+    engine.closed = False  # The fixture closes it.
+    del engine.call_from_thread
+    assert asked == ["the server has ended"]
+
+
+def test_an_interrupt_of_the_keyboard_is_no_error_of_a_call(engine):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    in_thread(engine.call_from_thread, interrupted).join(30)
+    with pytest.raises(KeyboardInterrupt):
+        engine.park()

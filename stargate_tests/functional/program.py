@@ -78,8 +78,11 @@ class Program:
 
     def __exit__(self, *_error):
         if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.communicate(timeout=DEADLINE)
+        finally:
             self.process.kill()
-        self.process.communicate(timeout=DEADLINE)
 
 
 def pserve(tmp_path, *arguments, name="eventlet", server="listen = 127.0.0.1:0", app=""):

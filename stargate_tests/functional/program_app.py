@@ -44,3 +44,14 @@ def main(global_config, **settings):
         for view in (thread_locals, slow, fail, send, patched):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
+
+
+def made(environ, start_response):
+    """A WSGI application under a name, made when it is first asked for."""
+    global _app
+    if _app is None:
+        _app = main({})
+    return _app(environ, start_response)
+
+
+_app = None

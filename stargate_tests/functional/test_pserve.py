@@ -289,3 +289,56 @@ def test_the_socket_file_of_a_server_started_since_stays(tmp_path):
             other.bind(str(path))
             assert program.stop() == 0
             assert path.exists()
+
+
+def test_connections_beyond_the_limit_wait_and_websockets_do_not_count(tmp_path):
+    with pserve(tmp_path, server="listen = 127.0.0.1:0\nconnection_limit = 2") as program:
+        with websocket(program, "/a") as one, websocket(program, "/a") as two:
+            with raw.dial(program.url) as silent, raw.dial(program.url) as another:
+                with ThreadPoolExecutor(1) as pool:
+                    waiting = pool.submit(get, program, "/a/@@patched")
+                    one.send("meanwhile")
+                    assert two.recv(timeout=20) == "meanwhile"
+                    assert not waiting.done()
+                    silent.close()
+                    assert waiting.result() == "True"
+                assert another.fileno() != -1
+        assert program.stop() == 0
+
+
+def test_a_program_of_its_own_may_serve_a_dotted_name_on_a_unix_socket(tmp_path):
+    path = tmp_path / "s"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import logging, stargate\n"
+        "stargate.patch()\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "stargate.server.serve('stargate_tests.functional.program_app.made',"
+        f" unix_socket={str(path)!r})\n"
+        "logging.info('the program goes on')\n"
+    )
+    with Program([sys.executable, str(script)]) as program:
+        program.expect("serving on unix:")
+        with unix_connect(str(path), "ws://localhost/a") as peer:
+            peer.send("x")
+            assert peer.recv(timeout=20) == "x"
+        assert program.stop() == 0
+    assert "the program goes on" in program.log
+
+
+def test_a_program_that_patches_too_late_is_told_so_by_name(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pyramid.threadlocal, transaction, stargate.server\n"
+        "from stargate_tests.functional.program_app import main\n"
+        "stargate.server.serve(main({}), listen='127.0.0.1:0')\n"
+    )
+    with Program([sys.executable, str(script)]) as program:
+        program.url = program.expect(r"serving on (\S+)").group(1)
+        with ThreadPoolExecutor(20) as pool:
+            seen = list(pool.map(lambda _: get(program, "/a/@@thread_locals"), range(20)))
+        assert program.stop() == 0
+    assert "pyramid.threadlocal, transaction were imported before stargate could patch" in (
+        program.log
+    )
+    assert seen == ["True"] * 20  # Repaired all the same.

@@ -256,7 +256,7 @@ class _Conversation:
     def run(self, server: Any) -> None:
         try:
             server.process_request(self._state)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
             raise
         except BaseException:  # eventlet's Timeout is no Exception.
             log.exception("serving %s failed", self._state[0])

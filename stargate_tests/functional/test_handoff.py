@@ -7,18 +7,18 @@ import resource as rlimits
 import socket
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.cookies import SimpleCookie
 
 import pytest
-from greenlet import greenlet
+from greenlet import GreenletExit, greenlet
 from pyramid.authorization import ACLHelper, Allow, Authenticated
 from pyramid.response import Response
 from pyramid.session import SignedCookieSessionFactory
 from pyramid.threadlocal import get_current_request
 from sqlalchemy import Column, Integer, String, create_engine
 from sqlalchemy.orm import declarative_base, sessionmaker
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from stargate import WebSocketView, is_websocket
@@ -357,3 +357,40 @@ def test_a_websocket_view_added_with_plain_add_view_is_judged_too(live_server, o
         urllib.request.urlopen(server.url + "/a/@@old", timeout=20)
     with plain.value as answer:
         assert answer.code == (404 if options else 426)
+
+
+def test_a_refused_peer_that_goes_on_sending_gets_its_answer_all_the_same(live_server):
+    server = live_server(make_app())
+    with raw.dial(server.url) as sock:
+        sock.sendall(raw.handshake("localhost", "/a", "Origin: https://evil.example"))
+        with suppress(ConnectionError):
+            sock.sendall(bytes(100_000))
+        assert raw.read_head(sock).startswith(b"HTTP/1.1 403 ")
+        with suppress(ConnectionError):
+            for _ in range(10):
+                sock.sendall(bytes(100_000))
+    wait_until(lambda: not server.server.http)
+
+
+def test_a_view_that_ends_its_greenlet_ends_no_server(live_server, caplog):
+    def end(context, request):
+        raise GreenletExit
+
+    server = live_server(make_app(lambda c: c.add_view(end, context=Node, name="end")))
+    with raw.dial(server.url) as sock:
+        sock.sendall(b"GET /a/@@end HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert raw.read_all(sock) == b""
+    wait_until(lambda: "failed" in caplog.text)
+    with urllib.request.urlopen(server.url + "/a/@@page", timeout=20) as answer:
+        assert answer.status == 200
+
+
+def test_stopping_twice_is_stopping_once(live_server):
+    server = live_server(make_app())
+    with connect(server.websocket_url("/a")) as peer:
+        engine = server.server.engine
+        for _ in range(2):
+            engine.call_from_thread(engine.spawn, server.server.stop)
+        with pytest.raises(ConnectionClosed):
+            peer.recv(timeout=20)
+    server.stop()

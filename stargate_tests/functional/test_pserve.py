@@ -82,6 +82,17 @@ def test_what_outlasts_graceful_timeout_is_cut(tmp_path):
     assert "graceful_timeout is 0.5 s" in program.log
 
 
+def test_a_request_that_outlasts_it_is_cut_as_well(tmp_path):
+    with pserve(tmp_path, server="listen = 127.0.0.1:0\ngraceful_timeout = 0.5") as program:
+        with raw.dial(program.url) as sock, websocket(program, "/a") as peer:
+            sock.sendall(b"GET /a/@@slow?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            peer.send("the request is being served by now")
+            peer.recv(timeout=20)
+            assert program.stop() == 0
+            assert raw.read_all(sock) == b""
+    assert "cut 1 request(s) and 0 WebSocket(s)" in program.log
+
+
 def test_a_second_signal_exits_at_once(tmp_path):
     with pserve(tmp_path) as program:
         with raw.connect(program.url, "/a") as silent:

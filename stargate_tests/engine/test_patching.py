@@ -12,7 +12,12 @@ def run(program, **environ):
         capture_output=True,
         text=True,
         timeout=30,
-        env={**{k: v for k, v in os.environ.items() if k != "PSYCOPG_WAIT_FUNC"}, **environ},
+        env={
+            **{k: v for k, v in os.environ.items() if k != "PSYCOPG_WAIT_FUNC"},
+            # Pyramid's own, about pkg_resources, from Python 3.12 on.
+            "PYTHONWARNINGS": "ignore::UserWarning,ignore::DeprecationWarning:pkg_resources",
+            **environ,
+        },
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr

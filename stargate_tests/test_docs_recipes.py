@@ -1,5 +1,6 @@
 """The recipes of docs/howto/database.rst, which shows parts of this module as they stand."""
 
+import gc
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -121,12 +122,15 @@ class Careless(WebSocketView):
 
 @pytest.fixture
 def database(tmp_path):
-    engine = create_engine(f"sqlite:///{tmp_path}/lots.db")
+    # Opened by the server's thread, and closed by the test's.
+    shared = {"check_same_thread": False}
+    engine = create_engine(f"sqlite:///{tmp_path}/lots.db", connect_args=shared)
     Base.metadata.create_all(engine)
     with Session(engine) as session:
         session.add(Lot(name="cup", price=1))
         session.commit()
     yield engine
+    gc.collect()  # What a careless handler has kept.
     engine.dispose()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyramid.interfaces import IRendererFactory
+from pyramid.location import lineage
 from pyramid.renderers import JSON, RendererHelper
 from pyramid.threadlocal import manager
 from pyramid.traversal import resource_path
@@ -165,6 +166,9 @@ class Gate:
             excluded: frozenset[Connection] = frozenset((exclude,))
         else:
             excluded = frozenset(exclude) if exclude else NOBODY
+            for each in excluded:
+                if not isinstance(each, WebSocket):
+                    raise TypeError(f"exclude is a WebSocket or several, not {each!r}")
         self._backplane.publish(address, message, excluded)
 
     def _deliver(self, address: Hashable, message: Message, exclude: frozenset[Connection]) -> None:
@@ -172,7 +176,8 @@ class Gate:
         if engine is None:
             self._tell_alone(address)
         elif not engine.in_own_thread():
-            engine.call_from_thread(self._walk, address, message, exclude)
+            size = len(message.frame)
+            engine.call_from_thread(self._walk, address, message, exclude, size=size)
             return
         self._walk(address, message, exclude)
 
@@ -273,12 +278,17 @@ def address_of(resource: object) -> str:
 def location(resource: Any) -> str:
     """The path of ``resource`` in its tree, as ``pyramid.traversal.resource_path`` writes it.
 
-    Only for a resource that has a place of its own: with a ``__name__`` and, but for the root, a
-    ``__parent__``. Two that have none would have the same path, and hear each other.
+    Only for a resource that has a place of its own: it and all above it have a ``__name__`` and a
+    ``__parent__``, up to a root with the name ``""``. A node without a name would lend its children
+    to every other such node: they would have one path, and hear each other.
     """
-    name = getattr(resource, "__name__", None)
-    if name is None:
-        raise NoAddress(resource, "it has no __name__")
-    if name and getattr(resource, "__parent__", None) is None:
-        raise NoAddress(resource, f"it has the __name__ {name!r} but no __parent__")
+    for node in lineage(resource):
+        name, parent = getattr(node, "__name__", None), getattr(node, "__parent__", None)
+        whose = "it" if node is resource else f"{type(node).__qualname__}, above it,"
+        if name is None:
+            raise NoAddress(resource, f"{whose} has no __name__")
+        if parent is None and name != "":
+            raise NoAddress(resource, f"{whose} has the __name__ {name!r} but no __parent__")
+        if parent is not None and not name:
+            raise NoAddress(resource, f"{whose} has the __name__ {name!r}, which is the root's")
     return str(resource_path(resource))

@@ -42,6 +42,9 @@ NOTSENT_LOWAT = 65_536
 #: ``sendmsg`` calls for one socket in one turn of the hub.
 SENDS_A_TURN = 16
 
+#: The first byte of every pong: final, and its opcode.
+PONG_FRAME = 0x8A
+
 NORMAL, GOING_AWAY, NO_CODE, LOST = 1000, 1001, 1005, 1006
 TRY_LATER = 1013
 
@@ -78,6 +81,7 @@ class Connection:
         "_fragments",
         "_limits",
         "_outbox",
+        "_pong",
         "_protocol",
         "_served",
         "_sock",
@@ -110,6 +114,8 @@ class Connection:
             extensions[0].local_max_window_bits if extensions else None  # type: ignore[attr-defined]
         )
         self._outbox: Outbox | None = None
+        #: The answer to the last ping, while the outbox is in the way.
+        self._pong = b""
         #: Takes a buffer, answers how many bytes of it are taken care of: the socket's own ``send``
         #: while nothing waits, ``_queue`` while something does, ``len`` when all is over.
         self._write: Callable[[bytes], int] = sock.send
@@ -289,9 +295,12 @@ class Connection:
             return
         if not outbox.size:
             self._outbox = None
+            pong, self._pong = self._pong, b""
             if self.state is State.OPEN:
                 self._write = self._sock.send
             self._set_events(self._events & ~WRITE)
+            if pong and self.state is State.OPEN:
+                self._put(pong)
             self._finish_sending()
         self._on_drained()
 
@@ -326,10 +335,14 @@ class Connection:
         for data in writes:
             if self.state is State.CLOSED:
                 return
-            if data:
-                self._put(data)
-            else:
+            if not data:
                 self._eof_due = True
+            elif self._outbox is not None and data[0] == PONG_FRAME:
+                # The answer to the last ping will do (RFC 6455, section 5.5.3), whatever a peer
+                # that does not read goes on asking.
+                self._pong = data
+            else:
+                self._put(data)
         self._finish_sending()
 
     def _end(self, code: int, reason: str) -> None:

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
+from stargate import application
 from stargate.testing import LiveServer
+
+
+@pytest.fixture
+def no_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For unit tests of resources: each object keeps its listeners to itself.
+
+    That is so by itself in a process with no application. Where other tests have made one, and it
+    is still about, a resource would find that.
+    """
+    monkeypatch.setattr(application, "_gates", WeakSet())
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class OriginPolicy:
     """Which pages may open a WebSocket: those of the same host and port, and the trusted ones.
 
     ``allowed`` are exact origins, or ``*``; ``trusted_hosts`` are hosts as Pyramid's
-    ``csrf_trusted_origins`` has them (``.example.com`` for a domain with all below it).
+    ``csrf_trusted_origins`` has them (``.example.com`` for a domain with all below it), over https.
     """
 
     allowed: tuple[str, ...] = ()
@@ -82,6 +82,8 @@ class OriginPolicy:
             return True
         if any(theirs == split_origin(allowed) for allowed in self.allowed):
             return True
+        if scheme != "https":  # As Pyramid, which trusts these over TLS only.
+            return False
         netloc = name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
         return any(is_same_domain(netloc, trusted) for trusted in self.trusted_hosts)
 

@@ -47,7 +47,7 @@ class ServerSettings:
 
 def table() -> tuple[Setting, ...]:
     """The settings of the server, with their defaults, units and reasons."""
-    from stargate.settings import Setting, at_least, flag, words
+    from stargate.settings import Setting, at_least, flag, seconds, words
 
     return (
         Setting(
@@ -95,7 +95,7 @@ def table() -> tuple[Setting, ...]:
         Setting(
             "header_timeout",
             10.0,
-            at_least(0.1, float),
+            seconds(0.1),
             "seconds",
             "How long a request's line and headers may take as a whole; then 408. A byte now and "
             "then must not hold a place for ever.",
@@ -103,14 +103,14 @@ def table() -> tuple[Setting, ...]:
         Setting(
             "keepalive_timeout",
             60.0,
-            at_least(0.1, float),
+            seconds(0.1),
             "seconds",
             "How long a connection may be silent between two requests.",
         ),
         Setting(
             "socket_timeout",
             60.0,
-            at_least(0.1, float),
+            seconds(0.1),
             "seconds",
             "How long one read of a request's body or one write of an answer may wait. WebSockets "
             "are not bound by it.",
@@ -132,7 +132,7 @@ def table() -> tuple[Setting, ...]:
         Setting(
             "graceful_timeout",
             30.0,
-            at_least(0, float),
+            seconds(0),
             "seconds",
             "After SIGTERM or SIGINT, how long requests and close handshakes may take before they "
             "are cut.",
@@ -219,7 +219,7 @@ class Server:
         self._stopping = False
         self._deadline: Any = None
         self._next_look: Any = None
-        self._left: tuple[int, int] | None = None
+        self._left: tuple[int, int, int] | None = None
 
     @property
     def urls(self) -> list[str]:
@@ -256,7 +256,7 @@ class Server:
             self._remove_unix_socket()
         if self._left is not None:
             log.warning(
-                "cut %d request(s) and %d WebSocket(s): graceful_timeout is %s s",
+                "cut %d request(s), %d WebSocket(s) and %d view(s): graceful_timeout is %s s",
                 *self._left,
                 self.settings.graceful_timeout,
             )
@@ -288,7 +288,7 @@ class Server:
             self._next_look = self.engine.call_later(0.02, self._look)
 
     def _cut(self) -> None:
-        self._left = len(self.http), len(self.engine.connections)
+        self._left = len(self.http), len(self.engine.connections), self.engine.running
         self.http.cut()
         for websocket in list(self.engine.connections):
             websocket._abort()

@@ -46,6 +46,11 @@ def at_least(least: float, kind: type = int, most: float = inf) -> Callable[[Any
     return parse
 
 
+def seconds(least: float) -> Callable[[Any], Any]:
+    """A parser for a time of at least ``least`` seconds, and at most a day."""
+    return at_least(least, float, most=86_400)
+
+
 def one_of(*choices: str) -> Callable[[Any], str]:
     """A parser for one of a few words."""
 
@@ -135,7 +140,7 @@ APPLICATION = (
     Setting(
         "close_timeout",
         10.0,
-        at_least(0, float),
+        seconds(0),
         "seconds",
         "How long a peer may take for its part of the close handshake, and to read what was sent "
         "before it; then the connection is cut.",

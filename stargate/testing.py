@@ -79,6 +79,9 @@ class FakeWebSocket(WebSocket):
             self.leave(self._gone)
         return super().wait(timeout)
 
+    def _give_way(self) -> None:
+        """There is nobody else."""
+
     def _park(self, timeout: float | None) -> None:
         raise TimeoutError("the script of this FakeWebSocket has no more messages")
 

@@ -24,7 +24,7 @@ from stargate.events import ViewFailed
 from stargate.exceptions import ConnectionClosed
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
-from stargate.websocket import WebSocket
+from stargate.websocket import MESSAGES_A_TURN, WebSocket
 
 if TYPE_CHECKING:
     from pyramid.request import Request
@@ -115,17 +115,19 @@ class WebSocketResponse(Response):
         view, accepted = self._stargate
         request = view.request
         head = self._head(accepted)
+        application, engine = gate(request.registry), current_engine()
+        walks = application.bind(engine)
+        # From here on there is no way back to an HTTP answer.
         taken = take_over(environ)
         request.__dict__["environ"] = _detached(environ)
         request.__dict__.pop("__view__", None)  # A cycle: the request would wait for the collector.
         request.context = view.context  # The router has dropped it.
-        application, engine = gate(request.registry), current_engine()
         websocket = WebSocket(
             taken.socket,
             application,
             self._stargate_facts,
             engine=engine,
-            walks=application.bind(engine),
+            walks=walks,
             limits=application.limits,
             extensions=accepted.extensions,
         )
@@ -226,10 +228,15 @@ class _Life:
             self._call(view.on_open)
             if not self._reads:
                 websocket._discard_input()
-        while websocket.pending:
-            if not self._call(view.on_message, websocket.wait(0)):
+        for _ in range(MESSAGES_A_TURN):
+            inbox = websocket._inbox
+            if not inbox:
+                break
+            if not self._call(view.on_message, websocket._take(inbox)):
                 websocket._discard_input()
-        if websocket.closed:
+        if websocket.pending:
+            websocket._engine.call_soon(self._attend)  # Everybody else first.
+        elif websocket.closed:
             websocket._attend = None
             self._call(view.on_close)
         elif not self._stays:
@@ -247,10 +254,10 @@ class _Life:
                 self._fail(closed)
         except GreenletExit:
             websocket.close(GOING_AWAY)
-        except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
+        except KeyboardInterrupt:  # pragma: no cover - ends the process
             websocket.close(INTERNAL_ERROR)
             raise
-        except BaseException as error:  # eventlet's Timeout is no Exception.
+        except BaseException as error:  # eventlet's Timeout is no Exception, nor is SystemExit.
             self._fail(error)
         return False
 

@@ -22,6 +22,9 @@ from stargate.walk import write
 if TYPE_CHECKING:
     from stargate.application import Gate
 
+#: Messages that a view takes before everybody else gets a turn.
+MESSAGES_A_TURN = 64
+
 _TIMED_OUT = object()
 
 
@@ -38,6 +41,7 @@ class WebSocket(Connection):
         "_gate",
         "_inbox",
         "_runner",
+        "_taken",
         "_waiter",
         "discarded",
         "origin",
@@ -55,6 +59,8 @@ class WebSocket(Connection):
         #: The greenlet that waits for a message, and the one that runs the view at this moment.
         self._waiter: Any = None
         self._runner: Any = None
+        #: How many messages the view has taken without waiting.
+        self._taken = 0
         #: Called on the hub when there are messages, or the end, for a view with no greenlet.
         self._attend: Callable[[], object] | None = None
         self._drain_waiters: list[tuple[Any, int]] | None = None
@@ -110,6 +116,7 @@ class WebSocket(Connection):
         while True:
             inbox = self._inbox
             if inbox:
+                self._give_way()
                 return self._take(inbox)
             if self.state is not State.OPEN:
                 raise self._closed_error()
@@ -125,6 +132,14 @@ class WebSocket(Connection):
             except ConnectionClosed:
                 return
             yield message
+
+    def _give_way(self) -> None:
+        """Let the others have a turn after a number of messages that were ready."""
+        self._taken += 1
+        if self._taken >= MESSAGES_A_TURN and self._runner is self._engine.greenlet:
+            self._taken = 0
+            self._engine.call_soon(self._engine.greenlet.switch)
+            self._engine.park()
 
     def _take(self, inbox: deque[str | bytes]) -> str | bytes:
         message = inbox.popleft()
@@ -209,7 +224,7 @@ class WebSocket(Connection):
             raise self._closed_error()
         engine = self._engine
         if not engine.in_own_thread():
-            engine.call_from_thread(self._send_now, message)
+            engine.call_from_thread(self._send_now, message, size=len(message.frame))
             return
         self._send_now(message)
         if self._outbox is not None and self._runner is engine.greenlet:
@@ -233,7 +248,7 @@ class WebSocket(Connection):
     def _ping(self, payload: bytes) -> None:
         if self.state is State.OPEN:
             self._protocol.send_ping(payload)
-            self._answer(self._protocol.data_to_send())
+            write(self, b"".join(self._protocol.data_to_send()))
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the kernel has taken everything that was sent before.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import threading
 from contextlib import ExitStack
 
 import pytest
 
-from stargate.application import Gate, _gates
+from stargate.application import Gate
 from stargate.engine.hub import Engine
 from stargate.engine.hub import threading as engines_threading
 from stargate.settings import Limits
@@ -97,11 +96,3 @@ def run(engine):
         raise value
 
     return run
-
-
-@pytest.fixture
-def no_application():
-    """No application of another test is still about."""
-    gc.collect()
-    for gate in list(_gates):
-        _gates.discard(gate)

@@ -517,3 +517,25 @@ def test_a_context_that_can_say_its_address_is_asked_every_time(application):
     with request_of(registry) as request:
         setattr(request, CAPTURED, (node, "/before"))
         assert gate(registry).address(node) == "/moved"
+
+
+class Place:
+    def __init__(self, name, parent=None):
+        self.__name__, self.__parent__ = name, parent
+
+
+@pytest.mark.parametrize(
+    ("resource", "lack"),
+    [
+        (Place("chat", Place(None)), "Place, above it, has no __name__"),
+        (Place("chat", Place(None, Place(""))), "Place, above it, has no __name__"),
+        (Place("", Place("")), "it has the __name__ '', which is the root's"),
+        (Place(0, Place("")), "it has the __name__ 0, which is the root's"),
+        (Place("m", Place("", Place(""))), "above it, has the __name__ ''"),
+        (Place("m", Place("top")), "above it, has the __name__ 'top' but no __parent__"),
+    ],
+)
+def test_a_node_without_a_name_lends_its_children_to_no_other(resource, lack):
+    with pytest.raises(NoAddress) as caught:
+        location(resource)
+    assert lack in str(caught.value)

@@ -75,6 +75,8 @@ def test_a_good_value_is_read(name, text, value):
         ("close_timeout", "-0.1", "at least 0"),
         ("close_timeout", "soon", "a number"),
         ("close_timeout", "nan", "at least 0"),
+        ("close_timeout", "inf", "at most 86400"),
+        ("close_timeout", "1e10", "at most 86400"),
         ("backplane", "redis://", "'memory'"),
     ],
 )

@@ -38,8 +38,11 @@ BROKEN = select.EPOLLERR | select.EPOLLHUP
 #: Ready descriptors looked at in one turn of the hub, so that eventlet's own get their turn too.
 READY_AT_ONCE = 256
 
-#: Calls from other threads that may wait; the thread with one more waits itself.
-THREAD_CALLS = 10_000
+#: Calls from other threads that may wait, and bytes with them; past either the thread waits.
+THREAD_CALLS, THREAD_BYTES = 10_000, 1_048_576
+
+#: Calls from other threads, and bytes, in one turn of the hub: sockets must get their turn as well.
+CALLS_A_TURN, CALL_BYTES_A_TURN = 256, 262_144
 
 #: Bytes read from a socket at once, into a buffer that all sockets of an engine share.
 READ_SIZE = 65_536
@@ -81,8 +84,10 @@ class Engine:
         self._hub = hubs.get_hub()
         self._epoll = select.epoll()
         self._watchers: dict[int, Callable[[int], object]] = {}
-        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._room = threading.Semaphore(THREAD_CALLS)
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...], int]] = deque()
+        self._call_bytes = 0
+        self._room = threading.Condition()
+        self._interrupts: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
         self._wake_end, self._waker = os.pipe()
         os.set_blocking(self._wake_end, False)
@@ -104,7 +109,8 @@ class Engine:
         self._epoll.close()
         os.close(self._wake_end)
         os.close(self._waker)
-        self._room.release(THREAD_CALLS)
+        with self._room:
+            self._room.notify_all()
         if getattr(_engines, "engine", None) is self:
             del _engines.engine
         if self._hub.running:
@@ -191,10 +197,18 @@ class Engine:
         """Whether the caller is in the OS thread of this engine; of one that is closed, all are."""
         return self.closed or bool(threading.get_ident() == self._thread)
 
-    def call_from_thread(self, function: Callable[..., object], *args: Any) -> None:
-        """Call ``function`` on the hub soon; calls keep their order. May wait for room."""
-        self._room.acquire()
-        self._calls.append((function, args))
+    def call_from_thread(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
+        """Call ``function`` on the hub soon; calls keep their order.
+
+        ``size`` bytes wait with it. The caller waits while too much waits already.
+        """
+        with self._room:
+            while not self.closed and (
+                len(self._calls) >= THREAD_CALLS or self._call_bytes >= THREAD_BYTES
+            ):
+                self._room.wait()
+            self._call_bytes += size
+            self._calls.append((function, args, size))
         self._wake()
 
     def ask_from_thread(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -220,11 +234,13 @@ class Engine:
         return answer[0]
 
     def interrupt(self, function: Callable[..., object], *args: Any) -> None:
-        """As ``call_from_thread`` but never waits: what a signal handler may call."""
-        self._room.acquire(blocking=False)
-        self._calls.append((function, args))
-        self._woken = False
-        self._wake()
+        """As ``call_from_thread``, for a signal handler: it takes no lock and never waits.
+
+        The handler may have come between the lines of whoever holds that lock, in its own thread.
+        """
+        self._interrupts.append((function, args))
+        with suppress(OSError):
+            os.write(self._waker, b"\0")
 
     def _wake(self) -> None:
         if self._woken:
@@ -236,16 +252,31 @@ class Engine:
     def _drain_calls(self, _events: int) -> None:
         os.read(self._wake_end, 4096)
         self._woken = False
-        calls = self._calls
-        for _ in range(len(calls)):
-            function, args = calls.popleft()
-            self._room.release()
-            try:
-                function(*args)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                self._report(error, "a call from another thread failed: %r", function)
+        while self._interrupts:
+            self._call(*self._interrupts.popleft())
+        self._call_some()
+
+    def _call_some(self) -> None:
+        """Make a turn's share of the calls from other threads, and let those on that wait."""
+        called = size = 0
+        while self._calls and called < CALLS_A_TURN and size < CALL_BYTES_A_TURN:
+            function, args, with_it = self._calls.popleft()
+            called += 1
+            size += with_it
+            self._call(function, args)
+        with self._room:
+            self._call_bytes -= size
+            self._room.notify_all()
+        if self._calls:
+            self._wake()
+
+    def _call(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        try:
+            function(*args)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self._report(error, "a call from another thread failed: %r", function)
 
     def _report(self, error: BaseException, text: str, *args: object) -> None:
         # Not here: a handler of the log may wait, and the hub must not.

@@ -43,8 +43,8 @@ def read_ahead(rfile: Any, green: Any) -> bytes:
     green.settimeout(0)
     try:
         return bytes(rfile.read1(len(rfile.peek())))
-    except (BlockingIOError, TimeoutError):
-        return b""
+    except OSError:
+        return b""  # Nothing is ready; or the peer has gone, and reading on will tell.
     finally:
         green.settimeout(timeout)
 

@@ -33,6 +33,9 @@ ACCEPTED_AT_ONCE = 64
 #: How long, and for how many reads, a refused peer is listened to before its connection is closed.
 LINGER_SECONDS, LINGER_READS = 2.0, 64
 
+#: What a write to somebody who has left ends in.
+GONE = ("BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError")
+
 #: Seconds without accepting after the process ran out of descriptors.
 ACCEPT_PAUSE = 1.0
 
@@ -50,28 +53,44 @@ class HttpProtocol(_EventletProtocol):
     #: connection, and our answer with it.
     refused = False
 
+    #: Runs from the first byte of a request to the end of its headers.
+    deadline: Any = None
+
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
-        # A byte now and then must not hold a place for ever, so the line as a whole has a deadline.
-        with eventlet.Timeout(settings.keepalive_timeout + settings.header_timeout, False):
-            try:
-                return bytes(super()._read_request_line())
-            except OSError:
-                pass  # Silent for too long, or gone.
-        self.close_connection = True
-        return b""
+        line = b""
+        try:
+            self.connection.settimeout(settings.keepalive_timeout)
+            if self.rfile.peek(1):
+                # From the first byte on, line and headers as a whole have a deadline: a byte now
+                # and then must not hold a place for ever.
+                self.deadline = eventlet.Timeout(settings.header_timeout)
+                line = bytes(super()._read_request_line())
+        except OSError:
+            pass  # Silent for too long, or gone.
+        except eventlet.Timeout:
+            self.send_error(HTTPStatus.REQUEST_TIMEOUT)
+        if not line:
+            self._lift_deadline()
+            self.close_connection = True
+        return line
 
     def parse_request(self) -> bool:
-        settings = self.server.settings
-        self.rfile: Any = _Headers(self.rfile.fp, settings.max_header_size)
+        self.rfile: Any = _Headers(self.rfile.fp, self.server.settings.max_header_size)
         try:
-            with eventlet.Timeout(settings.header_timeout):
-                return bool(super().parse_request())
+            return bool(super().parse_request())
         except (eventlet.Timeout, TimeoutError):
             self.send_error(HTTPStatus.REQUEST_TIMEOUT)
         except _HeadersTooLarge:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        finally:
+            self._lift_deadline()
         return False
+
+    def _lift_deadline(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request that never reached the application: the status alone, and close."""
@@ -101,12 +120,16 @@ class HttpProtocol(_EventletProtocol):
         return TakenOver(taken, early, _leave)
 
     def finish(self) -> None:
+        self._lift_deadline()
         if self.released:
             return
         if self.refused:
             with eventlet.Timeout(LINGER_SECONDS, False), suppress(OSError):
                 self._linger()
-        super().finish()
+        try:
+            super().finish()
+        finally:
+            self.rfile.close()  # Left open where the last write has failed, and the socket with it.
 
     def _linger(self) -> None:
         self.wfile.flush()
@@ -121,6 +144,10 @@ class _Log:
 
     def info(self, text: str, *args: object) -> None:
         if text.startswith("Traceback"):
+            last = text.rstrip().rpartition("\n")[2]
+            if last.startswith(GONE):
+                log.info("a peer has gone before its answer: %s", last)
+                return
             log.error("the application raised an exception\n%s", text)
         else:
             access_log.info(text, *args)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 
@@ -464,3 +465,54 @@ def test_an_interrupt_of_the_keyboard_is_no_error_of_a_call(engine):
     in_thread(engine.call_from_thread, interrupted).join(30)
     with pytest.raises(KeyboardInterrupt):
         engine.park()
+
+
+def test_an_interrupt_takes_no_lock(engine):
+    """A signal may come in the midst of whoever holds it, in the very thread of the handler."""
+    seen, held, done = [], threading.Event(), threading.Event()
+
+    def hold():
+        with engine._room:
+            held.set()
+            done.wait(30)
+
+    holder = in_thread(hold)
+    assert held.wait(30)
+    engine.interrupt(seen.append, "stop")
+    done.set()
+    holder.join(30)
+    turn_until(engine, lambda: seen == ["stop"])
+
+
+@pytest.mark.parametrize("size", [0, 2_000])
+def test_calls_of_threads_leave_the_sockets_their_turns(engine, size):
+    called, turns = [], []
+
+    def tick():
+        turns.append(len(called))
+        if len(called) < 1000:
+            engine.call_soon(tick)
+
+    def call():
+        for number in range(1000):
+            engine.call_from_thread(called.append, number, size=size)
+
+    thread = in_thread(call)
+    if not size:
+        thread.join(30)  # All of them wait by now.
+    tick()
+    turn_until(engine, lambda: len(called) == 1000)
+    assert called == [*range(1000)]
+    assert max(after - before for before, after in pairwise(turns)) <= 256
+    thread.join(30)
+
+
+def test_a_thread_that_waits_for_room_is_let_go_when_the_engine_ends():
+    engine = Engine()
+    turn(engine)
+    engine.call_from_thread(print, size=2_000_000)
+    waiting = in_thread(engine.call_from_thread, print)
+    assert waiting.is_alive()
+    engine.close()
+    waiting.join(30)
+    assert not waiting.is_alive()

@@ -30,6 +30,23 @@ def send(context, request):
     return Response("sent")
 
 
+def flood(context, request):
+    """Two OS threads that send until the process ends."""
+    from eventlet.patcher import original
+
+    from stargate import gate
+
+    way_in = gate(request.registry)
+
+    def send():
+        while True:
+            way_in.send(context, "x")
+
+    for _ in range(2):
+        original("threading").Thread(target=send, daemon=True).start()
+    return Response("started")
+
+
 def patched(context, request):
     from eventlet.patcher import is_monkey_patched
 
@@ -41,7 +58,7 @@ def main(global_config, **settings):
     with Configurator(root_factory=lambda request: root, settings=settings) as config:
         config.include("stargate")
         config.add_websocket_view(Talk, context=Node)
-        for view in (thread_locals, slow, fail, send, patched):
+        for view in (thread_locals, slow, fail, send, flood, patched):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
 

@@ -56,6 +56,16 @@ def test_a_signal_says_1001_to_every_websocket(tmp_path, number):
     assert "Traceback" not in program.log
 
 
+def test_a_signal_among_the_sends_of_threads_ends_it_all_the_same(tmp_path):
+    with pserve(tmp_path) as program:
+        with websocket(program, "/a") as peer:
+            get(program, "/a/@@flood")
+            for _ in range(1000):
+                peer.recv(timeout=20)
+        assert program.stop() == 0
+    assert "Traceback" not in program.log
+
+
 def test_a_request_that_is_being_served_is_finished_and_no_new_one_accepted(tmp_path):
     with pserve(tmp_path) as program:
         with ThreadPoolExecutor(1) as pool:
@@ -90,7 +100,7 @@ def test_a_request_that_outlasts_it_is_cut_as_well(tmp_path):
             peer.recv(timeout=20)
             assert program.stop() == 0
             assert raw.read_all(sock) == b""
-    assert "cut 1 request(s) and 0 WebSocket(s)" in program.log
+    assert "cut 1 request(s), 0 WebSocket(s) and 0 view(s)" in program.log
 
 
 def test_a_second_signal_exits_at_once(tmp_path):

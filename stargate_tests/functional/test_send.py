@@ -77,7 +77,8 @@ def test_from_another_handler(server):
         assert talker.recv(timeout=20) == "said"
 
 
-def test_from_a_greenlet_with_no_request(server):
+def test_from_a_greenlet_with_no_request(no_application, live_server):
+    server = live_server(make_app(configure))
     with connect(server.websocket_url("/a")) as peer:
         joined(server, "/a", 1)
         get(server, "/a/@@background")

@@ -8,6 +8,8 @@ import pytest
 from jobs.resources import Jobs, Root
 from stargate.testing import FakeWebSocket
 
+pytestmark = pytest.mark.usefixtures("no_application")
+
 
 @pytest.fixture
 def jobs():

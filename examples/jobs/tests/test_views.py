@@ -19,7 +19,7 @@ DEADLINE = 30
 
 
 @pytest.fixture
-def server(live_server):
+def server(no_application, live_server):
     return live_server(main({}))
 
 

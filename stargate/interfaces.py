@@ -134,6 +134,9 @@ class IEngine(Interface):
     def start(function, *args):
         """Run ``function`` in a greenlet, at once where that is possible."""
 
+    def lend(function, *args):
+        """As ``start``, in a greenlet that is kept for others when this is done."""
+
     def park():
         """Give way until resumed."""
 

@@ -196,7 +196,7 @@ class _Life:
         else:
             self._running = True
             self._websocket._attend = self._attend
-            engine.spawn(self._in_context, self._take_turn)
+            engine.call_soon(engine.lend, self._in_context, self._take_turn)
 
     def _in_context(self, run: Callable[[], None]) -> None:
         websocket = self._websocket
@@ -218,7 +218,7 @@ class _Life:
         """There is something to do: lend a greenlet to it, unless one is at it. On the hub."""
         if not self._running:
             self._running = True
-            self._websocket._engine.start(self._in_context, self._take_turn)
+            self._websocket._engine.lend(self._in_context, self._take_turn)
 
     def _take_turn(self) -> None:
         """Do what there is to do, and end: nothing yields between the last look and the end."""

@@ -44,6 +44,9 @@ THREAD_CALLS, THREAD_BYTES = 10_000, 1_048_576
 #: Calls from other threads, and bytes, in one turn of the hub: sockets must get their turn as well.
 CALLS_A_TURN, CALL_BYTES_A_TURN = 256, 262_144
 
+#: Greenlets that are kept for the next piece of work when they have nothing to do.
+IDLE_GREENLETS = 32
+
 #: Bytes read from a socket at once, into a buffer that all sockets of an engine share.
 READ_SIZE = 65_536
 
@@ -80,6 +83,7 @@ class Engine:
         #: One object a class, for the rooms above: what they share among all users of an engine.
         self.shared: dict[type, Any] = {}
         self.closed = False
+        self._idle: list[Any] = []
         self._thread = threading.get_ident()
         self._hub = hubs.get_hub()
         self._epoll = select.epoll()
@@ -114,8 +118,16 @@ class Engine:
         if getattr(_engines, "engine", None) is self:
             del _engines.engine
         if self._hub.running:
+            self._end_idle()
             # Left suspended, it would keep alive all that its greenlets know.
             self._hub.abort(wait=True)
+
+    def _end_idle(self) -> None:
+        for worker in self._idle:
+            self.call_soon(worker.switch, None, ())
+        self._idle = []
+        self.call_soon(greenlets.getcurrent().switch)
+        self.park()
 
     # Descriptors.
 
@@ -167,6 +179,23 @@ class Engine:
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` in a greenlet of its own, at the next turn of the hub."""
         self.call_soon(self.start, function, *args)
+
+    def lend(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function`` in a greenlet that others have had and will have: for short work.
+
+        A new one has to be given its stack by the system, which costs more than most work does.
+        """
+        idle = self._idle
+        worker = idle.pop() if idle else greenlets.greenlet(self._work, parent=self._hub.greenlet)
+        self.resume(worker, function, args)
+
+    def _work(self, function: Callable[..., object] | None, args: tuple[Any, ...]) -> None:
+        while function is not None:
+            function(*args)
+            if len(self._idle) >= IDLE_GREENLETS:
+                return
+            self._idle.append(greenlets.getcurrent())
+            function, args = self.park()
 
     def start(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` in a greenlet of its own: at once when the caller is the hub."""

@@ -261,7 +261,7 @@ class HttpServer:
             green.settimeout(self._servers[sock.fileno()].socket_timeout)
             conversation = _Conversation(self, green, address)
             self._open.add(conversation)
-            self.engine.start(conversation.run, self._servers[sock.fileno()])
+            self.engine.lend(conversation.run, self._servers[sock.fileno()])
 
     def ended(self, conversation: _Conversation) -> None:
         """``conversation`` speaks HTTP no more: it is closed, or a WebSocket now."""

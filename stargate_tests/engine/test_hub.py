@@ -516,3 +516,46 @@ def test_a_thread_that_waits_for_room_is_let_go_when_the_engine_ends():
     engine.close()
     waiting.join(30)
     assert not waiting.is_alive()
+
+
+def test_a_lent_greenlet_is_lent_again(engine):
+    seen = []
+    for _ in range(3):
+        engine.call_soon(engine.lend, lambda: seen.append(engine.greenlet))
+        turn_until(engine, lambda count=len(seen): len(seen) > count)
+    assert seen[0] is seen[1] is seen[2]
+
+
+def test_work_that_parks_keeps_its_greenlet_to_itself(engine):
+    seen = []
+
+    def parks():
+        mine = engine.greenlet
+        engine.call_later(0.01, engine.resume, mine)
+        engine.park()
+        seen.append(engine.greenlet is mine)
+
+    for _ in range(40):
+        engine.lend(parks)
+    turn_until(engine, lambda: seen == [True] * 40)
+    assert len(engine._idle) == 32  # The others have ended.
+
+
+def test_lent_work_that_fails_is_reported_and_takes_its_greenlet_along(engine, capsys):
+    def fails():
+        raise Boom
+
+    engine.lend(fails)
+    turn(engine)
+    turn(engine)
+    assert engine._idle == []
+    assert "Boom" in capsys.readouterr().err
+
+
+def test_lent_greenlets_end_with_the_engine():
+    engine, seen = Engine(), []
+    engine.lend(lambda: seen.append(engine.greenlet))
+    turn_until(engine, lambda: seen)
+    turn(engine)
+    engine.close()
+    assert seen[0].dead

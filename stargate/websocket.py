@@ -138,8 +138,11 @@ class WebSocket(Connection):
         self._taken += 1
         if self._taken >= MESSAGES_A_TURN and self._runner is self._engine.greenlet:
             self._taken = 0
-            self._engine.call_soon(self._engine.greenlet.switch)
-            self._engine.park()
+            timer = self._engine.call_soon(self._engine.greenlet.switch)
+            try:
+                self._engine.park()
+            finally:
+                timer.cancel()  # A time-out of the view's may have come first.
 
     def _take(self, inbox: deque[str | bytes]) -> str | bytes:
         message = inbox.popleft()

@@ -520,9 +520,9 @@ def test_a_thread_that_waits_for_room_is_let_go_when_the_engine_ends():
 
 def test_a_lent_greenlet_is_lent_again(engine):
     seen = []
-    for _ in range(3):
+    for count in (1, 2, 3):
         engine.call_soon(engine.lend, lambda: seen.append(engine.greenlet))
-        turn_until(engine, lambda count=len(seen): len(seen) > count)
+        turn_until(engine, lambda count=count: len(seen) == count)
     assert seen[0] is seen[1] is seen[2]
 
 

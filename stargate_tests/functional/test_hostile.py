@@ -198,7 +198,7 @@ def test_a_flood_of_small_messages_gives_everybody_else_a_turn(live_server, view
 
 
 def test_a_time_out_of_the_view_while_it_gives_way_leaves_nothing_behind(live_server):
-    class Impatient(WebSocketView):
+    class Hasty(WebSocketView):
         def handler(self, websocket):
             given_up = 0
             for _ in range(20):
@@ -212,9 +212,7 @@ def test_a_time_out_of_the_view_while_it_gives_way_leaves_nothing_behind(live_se
             eventlet.sleep(0.2)  # A switch that was left behind would wake it at once.
             websocket.send_json([given_up, time.monotonic() - began])
 
-    server = live_server(
-        make_app(lambda c: c.add_websocket_view(Impatient, context=Node, name="i"))
-    )
+    server = live_server(make_app(lambda c: c.add_websocket_view(Hasty, context=Node, name="i")))
     with raw.connect(server.url, "/a/@@i") as sock:
         sock.sendall(raw.frame("x") * 4000)
         _, payload = raw.read_frame(sock)

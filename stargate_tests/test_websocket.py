@@ -488,3 +488,27 @@ def test_a_message_of_a_thread_that_comes_too_late_is_dropped(engine, wire):
     websocket.close()
     turn_until(engine, lambda: (peer.read(), peer.ended)[1])
     assert peer.messages == []
+
+
+def test_a_time_out_of_the_view_while_it_gives_way_leaves_no_switch_behind(engine, wire, run):
+    websocket, _peer = wire()
+    for _ in range(100):
+        websocket._on_message("x")
+    timers, soon = [], engine.call_soon
+
+    def remember(*args):
+        timers.append(soon(*args))
+        return timers[-1]
+
+    def view():
+        websocket._runner = engine.greenlet
+        engine.call_soon = remember
+        with eventlet.Timeout(0, False):
+            for _ in range(100):
+                websocket.wait()
+        del engine.call_soon
+        return websocket.pending, [timer.called for timer in timers]
+
+    pending, called = run(view)
+    assert pending == 37  # It was giving way, before the 64th.
+    assert called == [True]

@@ -12,10 +12,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyramid.interfaces import IRendererFactory
-from pyramid.location import lineage
 from pyramid.renderers import JSON, RendererHelper
 from pyramid.threadlocal import manager
-from pyramid.traversal import resource_path
+from pyramid.traversal import quote_path_segment
 from zope.interface import implementer
 
 from stargate.backplane.memory import MemoryBackplane
@@ -282,13 +281,24 @@ def location(resource: Any) -> str:
     ``__parent__``, up to a root with the name ``""``. A node without a name would lend its children
     to every other such node: they would have one path, and hear each other.
     """
-    for node in lineage(resource):
+    names = []
+    node = resource
+    while True:
         name, parent = getattr(node, "__name__", None), getattr(node, "__parent__", None)
-        whose = "it" if node is resource else f"{type(node).__qualname__}, above it,"
-        if name is None:
-            raise NoAddress(resource, f"{whose} has no __name__")
-        if parent is None and name != "":
-            raise NoAddress(resource, f"{whose} has the __name__ {name!r} but no __parent__")
-        if parent is not None and not name:
-            raise NoAddress(resource, f"{whose} has the __name__ {name!r}, which is the root's")
-    return str(resource_path(resource))
+        if name is None or (name != "" if parent is None else not name):
+            raise NoAddress(resource, _lacking(resource, node, name, parent))
+        if parent is None:
+            break
+        names.append(quote_path_segment(name))
+        node = parent
+    names.append("")
+    return "/".join(reversed(names)) or "/"
+
+
+def _lacking(resource: Any, node: Any, name: Any, parent: Any) -> str:
+    whose = "it" if node is resource else f"{type(node).__qualname__}, above it,"
+    if name is None:
+        return f"{whose} has no __name__"
+    if parent is None:
+        return f"{whose} has the __name__ {name!r} but no __parent__"
+    return f"{whose} has the __name__ {name!r}, which is the root's"

@@ -16,17 +16,17 @@ from pyramid.viewderivers import INGRESS
 from zope.interface import providedBy
 
 from stargate.application import Gate, register
-from stargate.connection import protocol_log
 from stargate.engine import has_socket, refuse
 from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
+    Negotiator,
     OriginPolicy,
     Refused,
     is_websocket,
-    negotiate,
     split_origin,
 )
+from stargate.incoming import protocol_log
 from stargate.settings import read_application
 from stargate.view import HANDSHAKE, WebSocketView, overrides, refusal
 
@@ -51,9 +51,7 @@ def includeme(config: Configurator) -> None:
     config.add_view_predicate("websocket", WebSocketPredicate, weighs_more_than="custom")
     config.add_view_deriver(handshake_deriver, "websocket_handshake")
     config.add_view_deriver(page_deriver, "websocket_first", under=INGRESS, over="secured_view")
-    config.add_request_method(
-        lambda request: is_websocket(None, request), "is_websocket", reify=True
-    )
+    config.add_request_method(_IsWebSocket(), "is_websocket")
     config.add_exception_view(upgrade_required, context=PredicateMismatch, request_method="GET")
     if protocol_log.level == logging.NOTSET:
         protocol_log.setLevel(logging.WARNING)  # Below it, a line or two for each connection.
@@ -107,6 +105,19 @@ class websocket_view_config:  # noqa: N801 - named as pyramid.view.view_config i
         )
         options["_info"] = info.codeinfo
         return wrapped
+
+
+class _IsWebSocket:
+    """``request.is_websocket``, found out when the request is made.
+
+    A reified property would have Pyramid make a class for each request: 20 us, of a page's as well.
+    """
+
+    def __call__(self, request: Request) -> bool:
+        return is_websocket(None, request)
+
+    def __get__(self, request: Any, owner: type | None = None) -> Any:
+        return self if request is None else self(request)
 
 
 class WebSocketPredicate:
@@ -212,17 +223,18 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
         allowed = settings.get("stargate.allowed_origins", ())
     for origin in aslist(allowed):
         _check_origin("allowed_origins", origin)
-    origins = OriginPolicy(
-        tuple(aslist(allowed)), tuple(aslist(settings.get("pyramid.csrf_trusted_origins", ())))
+    negotiator = Negotiator(
+        origins=OriginPolicy(
+            tuple(aslist(allowed)), tuple(aslist(settings.get("pyramid.csrf_trusted_origins", ())))
+        ),
+        subprotocols=subprotocols,
+        compression=settings.get("stargate.compression") == "deflate",
     )
-    compression = settings.get("stargate.compression") == "deflate"
 
     def judge(request: Request) -> Accepted | Response:
         if not has_socket(request.environ):
             return _no_socket(request)
-        found = negotiate(
-            request.environ, origins=origins, subprotocols=subprotocols, compression=compression
-        )
+        found = negotiator.judge(request.environ)
         if isinstance(found, Accepted):
             return found
         log.info("refused a WebSocket at %s: %s", request.path, found.reason)

@@ -13,16 +13,13 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from websockets.frames import Opcode
 from websockets.protocol import OPEN as PROTOCOL_OPEN
-from websockets.protocol import Protocol, Side
 
-from stargate.incoming import Fragments, Violation, decode
+from stargate.incoming import Incoming
 from stargate.outbox import Outbox
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
-    from websockets.frames import Frame
 
     from stargate.engine.hub import Engine
     from stargate.pubsub import Topic
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from stargate.walk import Walks
 
 log = logging.getLogger(__name__)
-protocol_log = logging.getLogger("stargate.protocol")
 
 #: What epoll calls EPOLLIN, EPOLLOUT and EPOLLERR; and none of its bits, for not being watched.
 READ, WRITE, ERROR, UNWATCHED = 0x001, 0x004, 0x008, 0x10000
@@ -38,6 +34,9 @@ READ, WRITE, ERROR, UNWATCHED = 0x001, 0x004, 0x008, 0x10000
 #: Unsent bytes that the kernel keeps for a peer that does not read; the rest waits in the outbox,
 #: where it is counted. Without this it is the send buffer's 4 MB.
 NOTSENT_LOWAT = 65_536
+
+#: Bytes read from a socket at once.
+READ_SIZE = 65_536
 
 #: ``sendmsg`` calls for one socket in one turn of the hub.
 SENDS_A_TURN = 16
@@ -78,11 +77,11 @@ class Connection:
         "_eof_due",
         "_events",
         "_fd",
-        "_fragments",
+        "_extensions",
+        "_incoming",
         "_limits",
         "_outbox",
         "_pong",
-        "_protocol",
         "_served",
         "_sock",
         "_topics",
@@ -105,10 +104,9 @@ class Connection:
     ) -> None:
         self._sock, self._fd = sock, sock.fileno()
         self._engine, self._walks, self._limits = engine, walks, limits
-        self._protocol = Protocol(
-            Side.SERVER, max_size=limits.max_message_size, logger=protocol_log
-        )
-        self._protocol.extensions = extensions
+        self._extensions = extensions
+        #: Made when the first bytes come, or the first frame of the protocol's is to be sent.
+        self._incoming: Incoming | None = None
         #: The window of a peer that takes compressed frames; ``None`` for plain ones.
         self._window_bits: int | None = (
             extensions[0].local_max_window_bits if extensions else None  # type: ignore[attr-defined]
@@ -123,7 +121,6 @@ class Connection:
         self._eof_due = False
         self._deadline: Any = None
         self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
-        self._fragments: Fragments | None = None
         #: The number of the last walk that this connection was part of, or was settled for.
         self._served = 0
         self._topics: tuple[Topic, ...] = ()
@@ -182,48 +179,35 @@ class Connection:
             self._events = UNWATCHED
 
     def _read(self) -> None:
-        buffer = self._engine.read_buffer
         try:
-            size = self._sock.recv_into(buffer)
+            data = self._sock.recv(READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
-            size = 0
-        if size:
-            self._receive(buffer[:size])
+            data = b""
+        if data:
+            self._receive(data)
         else:
             self._lose()
 
-    def _receive(self, data: memoryview | bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         if self.state is State.CLOSED:
             return
-        protocol = self._protocol
-        protocol.receive_data(data)  # type: ignore[arg-type]
-        for frame in protocol.events_received():
-            self._on_frame(frame)  # type: ignore[arg-type]
-        writes = protocol.data_to_send()
+        incoming = self._incoming or self._listen()
+        messages = incoming.receive(data)
+        if self.state is State.OPEN:
+            for message in messages:
+                self._on_message(message)
+        writes = incoming.protocol.writes and incoming.protocol.data_to_send()
         if writes:
             self._answer(writes)
         self._on_input()
 
-    def _on_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if self.state is not State.OPEN:
-            return
-        try:
-            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-                if frame.fin:
-                    self._on_message(decode(opcode, frame.data))
-                else:
-                    self._fragments = Fragments(frame, self._limits.max_fragments)
-            elif opcode is Opcode.CONT and self._fragments is not None:
-                message = self._fragments.add(frame)
-                if message is not None:
-                    self._fragments = None
-                    self._on_message(message)
-        except Violation as violation:
-            self._protocol.fail(violation.code, violation.reason)
-            self._answer(self._protocol.data_to_send())
+    def _listen(self) -> Incoming:
+        """What understands the peer; made when it is first needed."""
+        if self._incoming is None:
+            self._incoming = Incoming(self._limits, self._extensions)
+        return self._incoming
 
     def _set_reading(self, reading: bool) -> None:
         self._set_events(self._events | READ if reading else self._events & ~READ)
@@ -321,12 +305,13 @@ class Connection:
 
     def _start_closing(self, code: int, reason: str) -> None:
         """Send a close frame of ours; the peer has ``close_timeout`` to answer."""
-        self._protocol.send_close(code, reason)
-        self._answer(self._protocol.data_to_send())
+        protocol = self._listen().protocol
+        protocol.send_close(code, reason)
+        self._answer(protocol.data_to_send())
 
     def _answer(self, writes: list[bytes]) -> None:
         """Send what the protocol wants sent; a close frame among it is the end of the rest."""
-        protocol = self._protocol
+        protocol = self._listen().protocol
         if self.state is State.OPEN and protocol.state is not PROTOCOL_OPEN:
             # First, so that a peer that has said good-bye and gone is not taken for a lost one.
             close = protocol.close_sent  # An echo, if the peer was first.
@@ -352,7 +337,6 @@ class Connection:
         self.state = State.CLOSING
         self.close_code, self.close_reason = code, reason
         self._write = len
-        self._fragments = None
         for topic in self._topics:
             topic.discard(self)
         self._topics = ()

@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+from time import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +35,21 @@ DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 #: What a 426 has to say (RFC 6455, section 4.4).
 UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+
+#: The headers of a request that a handshake is judged by.
+JUDGED = frozenset(
+    (
+        "host",
+        "origin",
+        "upgrade",
+        "connection",
+        "transfer-encoding",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "sec-websocket-protocol",
+        "sec-websocket-extensions",
+    )
+)
 
 #: What the 101 says for itself: an application's headers of these names do not go out.
 OWN_HEADERS = frozenset(
@@ -99,46 +117,74 @@ def is_websocket(context: object, request: Any) -> bool:
 
 def asks_for_websocket(environ: dict[str, Any]) -> bool:
     """As :func:`is_websocket`, for the environ of a request."""
-    upgrade = environ.get("HTTP_UPGRADE")
+    upgrade, connection = environ.get("HTTP_UPGRADE"), environ.get("HTTP_CONNECTION", "")
     return (
         upgrade is not None
         and environ["REQUEST_METHOD"] == "GET"
-        and _names(parse_upgrade, upgrade, "websocket")
-        and _names(parse_connection, environ.get("HTTP_CONNECTION", ""), "upgrade")
+        and (upgrade == "websocket" or _names(parse_upgrade, upgrade, "websocket"))
+        and (connection == "Upgrade" or _names(parse_connection, connection, "upgrade"))
     )
 
 
-def negotiate(
-    environ: dict[str, Any],
-    *,
-    origins: OriginPolicy,
-    subprotocols: Sequence[str] = (),
-    compression: bool = False,
-) -> Accepted | Refused:
-    """Judge the handshake in ``environ``; nothing is written and nothing raised."""
-    try:
-        headers = _headers(environ)
-    except InvalidHeaderValue as error:
-        return Refused(400, str(error))
-    refused = _unfit(environ, headers) or _foreign(environ, headers, origins)
-    if refused is not None:
-        return refused
-    protocol = ServerProtocol(
-        extensions=[_deflate()] if compression else None,
-        subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
-        logger=log,
-    )
-    request = Request(environ.get("PATH_INFO") or "/", headers)
-    response = protocol.accept(request)
-    if response.status_code != 101:
-        upgrade = UPGRADE_HEADERS if response.status_code == 426 else ()
-        return Refused(response.status_code, str(protocol.handshake_exc), upgrade)
-    return Accepted(
-        tuple(response.headers.raw_items()),
-        protocol.origin,
-        protocol.subprotocol,
-        protocol.extensions,
-    )
+class Negotiator:
+    """What a view agrees to: the origins, subprotocols and compression of its handshakes."""
+
+    def __init__(
+        self,
+        *,
+        origins: OriginPolicy,
+        subprotocols: Sequence[str] = (),
+        compression: bool = False,
+    ) -> None:
+        self._origins = origins
+        self._options: dict[str, Any] = {
+            "extensions": [_deflate()] if compression else None,
+            "subprotocols": list(subprotocols) or None,
+            "logger": log,
+        }
+        #: Judges one handshake after the other, and keeps nothing of any.
+        self._protocol = ServerProtocol(**self._options)
+
+    def judge(self, environ: dict[str, Any]) -> Accepted | Refused:
+        """Judge the handshake in ``environ``; nothing is written and nothing raised."""
+        try:
+            headers = _headers(environ)
+        except InvalidHeaderValue as error:
+            return Refused(400, str(error))
+        refused = _unfit(environ, headers) or _foreign(environ, headers, self._origins)
+        if refused is not None:
+            return refused
+        request, protocol = Request(environ.get("PATH_INFO") or "/", headers), self._protocol
+        try:
+            key, extensions, subprotocol = protocol.process_request(request)
+        except Exception:
+            return self._refusal(request)
+        answer = [
+            ("Date", http_date(int(time()))),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", key),
+        ]
+        if extensions is not None:
+            answer.append(("Sec-WebSocket-Extensions", extensions))
+        if subprotocol is not None:
+            answer.append(("Sec-WebSocket-Protocol", subprotocol))
+        return Accepted(
+            tuple(answer), headers.get("Origin"), protocol.subprotocol, protocol.extensions
+        )
+
+    def _refusal(self, request: Request) -> Refused:
+        """What the library answers to a handshake that it does not accept."""
+        protocol = ServerProtocol(**self._options)
+        status = protocol.accept(request).status_code
+        upgrade = UPGRADE_HEADERS if status == 426 else ()
+        return Refused(status, str(protocol.handshake_exc), upgrade)
+
+
+@lru_cache(maxsize=2)
+def http_date(seconds: int) -> str:
+    """The value of a Date header: one string for all answers of a second."""
+    return formatdate(seconds, usegmt=True)
 
 
 def _deflate() -> ServerPerMessageDeflateFactory:
@@ -155,11 +201,15 @@ def _headers(environ: dict[str, Any]) -> Headers:
     raw: Iterable[tuple[str, str]] | None = environ.get("headers_raw")
     if raw is None:
         raw = [
-            (name[5:].replace("_", "-").title(), value)
+            (name[5:].replace("_", "-"), value)
             for name, value in environ.items()
             if name.startswith("HTTP_")
         ]
-    return Headers(raw)
+    return Headers(
+        (name, value)
+        for name, value in raw
+        if name.lower() in JUDGED or not value.isprintable()  # A line break is refused anywhere.
+    )
 
 
 def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:

@@ -27,15 +27,7 @@ class Message:
     __slots__ = ("_deflated", "frame", "opcode", "payload")
 
     def __init__(self, message: str | bytes) -> None:
-        if isinstance(message, str):
-            self.opcode, self.payload = TEXT, message.encode()
-        elif isinstance(message, bytes):
-            self.opcode, self.payload = BINARY, message
-        else:
-            raise TypeError(
-                f"a message is str (text) or bytes (binary), not {type(message).__name__}; "
-                "send_json() takes any value that the JSON renderer takes"
-            )
+        self.opcode, self.payload = taken_apart(message)
         self.frame = frame(FIN | self.opcode, self.payload)
         self._deflated: dict[int, bytes] | None = None
 
@@ -53,6 +45,26 @@ class Message:
             found = frame(FIN | RSV1 | self.opcode, deflate(self.payload, window_bits))
             self._deflated[window_bits] = found
         return found
+
+
+def taken_apart(message: str | bytes) -> tuple[int, bytes]:
+    """Opcode and payload of ``message``; a ``TypeError`` says what else was given."""
+    if isinstance(message, str):
+        return TEXT, message.encode()
+    if isinstance(message, bytes):
+        return BINARY, message
+    raise TypeError(
+        f"a message is str (text) or bytes (binary), not {type(message).__name__}; "
+        "send_json() takes any value that the JSON renderer takes"
+    )
+
+
+def frame_for(message: str | bytes, window_bits: int | None) -> bytes:
+    """The frame of a message for a single listener, as :class:`Message` makes it for many."""
+    if window_bits is not None:
+        return Message(message).deflated(window_bits)
+    opcode, payload = taken_apart(message)
+    return frame(FIN | opcode, payload)
 
 
 def frame(head: int, payload: bytes) -> bytes:

@@ -20,10 +20,12 @@ class Listeners:
     ``len()``, ``in`` and iteration; it never changes, whoever joins or leaves afterwards.
     """
 
-    __slots__ = ("__weakref__", "_members")
+    __slots__ = ("__weakref__", "_members", "plain")
 
-    def __init__(self, members: dict[Connection, None]) -> None:
+    def __init__(self, members: dict[Connection, None], plain: bool = True) -> None:
         self._members = members
+        #: Whether none of them takes compressed frames.
+        self.plain = plain
 
     def __len__(self) -> int:
         return len(self._members)
@@ -75,29 +77,34 @@ class Topics:
 class Topic:
     """One address and its listeners: copied before a change only while a snapshot is in use."""
 
-    __slots__ = ("_address", "_home", "_members", "_snapshot")
+    __slots__ = ("_address", "_deflating", "_home", "_members", "_snapshot")
 
     def __init__(self, address: Hashable, home: dict[Hashable, Topic]) -> None:
         self._address, self._home = address, home
         self._members: dict[Connection, None] = {}
+        #: How many of them take compressed frames.
+        self._deflating = 0
         self._snapshot: weakref.ref[Listeners] | None = None
 
     def listeners(self) -> Listeners:
         """A snapshot, the same one as long as nobody joins or leaves."""
         snapshot = self._snapshot() if self._snapshot is not None else None
         if snapshot is None:
-            snapshot = Listeners(self._members)
+            snapshot = Listeners(self._members, not self._deflating)
             self._snapshot = weakref.ref(snapshot)
         return snapshot
 
     def add(self, listener: Connection) -> None:
         """Add ``listener``; whoever holds a snapshot does not see it."""
         self._own()[listener] = None
+        self._deflating += listener._window_bits is not None
 
     def discard(self, listener: Connection) -> None:
         """Remove ``listener``; the last one to go takes the topic along."""
         members = self._own()
-        members.pop(listener, None)
+        if listener in members:
+            del members[listener]
+            self._deflating -= listener._window_bits is not None
         if not members:
             self._home.pop(self._address, None)
 

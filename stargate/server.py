@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stargate.engine.wsgi import HttpServer
+    from stargate.engine.accept import HttpServer
     from stargate.settings import Setting
 
 log = logging.getLogger(__name__)
@@ -199,8 +199,8 @@ class Server:
     """One serving of an application: from listening to the last connection's end."""
 
     def __init__(self, application: Application, settings: ServerSettings) -> None:
+        from stargate.engine.accept import HttpServer
         from stargate.engine.patching import repair_threadlocals
-        from stargate.engine.wsgi import HttpServer
         from stargate.listening import listening_sockets
 
         repair_threadlocals()

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit
 from pyramid.httpexceptions import HTTPClientError, HTTPException, status_map
+from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.threadlocal import RequestContext
+from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from stargate.application import CAPTURED, address_of, gate
@@ -27,11 +29,22 @@ from stargate.interfaces import IWebSocketView
 from stargate.websocket import MESSAGES_A_TURN, WebSocket
 
 if TYPE_CHECKING:
-    from pyramid.request import Request
-
     from stargate.engine.hub import Engine
 
 log = logging.getLogger(__name__)
+
+#: A path that is the same quoted.
+PLAIN_PATH = re.compile(r"[/A-Za-z0-9_.~-]*").fullmatch
+
+#: What servers and stargate keep in an environ for as long as HTTP is spoken.
+SERVERS_OWN = (
+    "headers_raw",
+    "eventlet.input",
+    "eventlet.posthooks",
+    "eventlet.set_idle",
+    "stargate.handshake",
+    "stargate.take_over",
+)
 
 INTERNAL_ERROR, GOING_AWAY = 1011, 1001
 
@@ -95,15 +108,13 @@ class WebSocketResponse(Response):
     """A 101 that takes the connection out of WSGI when the server calls it."""
 
     def __init__(self, view: WebSocketView, accepted: Accepted) -> None:
-        super().__init__(status=101)
-        for name in ("Content-Type", "Content-Length"):
-            self.headers.pop(name, None)
+        super().__init__(status="101 Switching Protocols", headerlist=[])
         request = view.request
         self._stargate = (view, accepted)
         with suppress(Exception):  # Whoever needs it will hear of it then.
             setattr(request, CAPTURED, (view.context, address_of(view.context)))
         self._stargate_facts = {
-            "path": request.path,
+            "path": path_of(request.environ),
             "origin": accepted.origin,
             "subprotocol": accepted.subprotocol,
             "remote_addr": request.remote_addr,
@@ -137,16 +148,21 @@ class WebSocketResponse(Response):
         return taken.leave(websocket)
 
     def _head(self, accepted: Accepted) -> bytes:
-        headers = list(accepted.headers)
-        headers += [
-            (name, value) for name, value in self.headerlist if name.lower() not in OWN_HEADERS
-        ]
         lines = ["HTTP/1.1 101 Switching Protocols"]
-        for name, value in headers:
+        lines += [f"{name}: {value}" for name, value in accepted.headers]
+        for name, value in self.headerlist:
+            if name.lower() in OWN_HEADERS:
+                continue
             if "\r" in value or "\n" in value:
                 raise ValueError(f"the header {name} has a line break: {value!r}")
             lines.append(f"{name}: {value}")
         return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+def path_of(environ: dict[str, Any]) -> str:
+    """What ``request.path`` is; most paths need no quoting, and are not copied for it."""
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path if PLAIN_PATH(path) else str(Request(environ).path)
 
 
 class HTTPUpgradeRequired(HTTPClientError):
@@ -168,11 +184,9 @@ def refusal(refused: Refused) -> HTTPException:
 
 def _detached(environ: dict[str, Any]) -> dict[str, Any]:
     """``environ`` without what would keep the server's buffers and greenlet alive."""
-    kept = {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith(("eventlet.", "stargate.")) and name != "headers_raw"
-    }
+    kept = environ.copy()
+    for name in SERVERS_OWN:
+        kept.pop(name, None)
     kept["wsgi.input"] = io.BytesIO()
     return kept
 
@@ -185,28 +199,33 @@ class _Life:
     def __init__(self, view: WebSocketView, websocket: WebSocket) -> None:
         self._view, self._websocket = view, websocket
         self._begun = self._running = False
-        self._reads = bool(overrides(type(view), "on_message"))
+        kind = type(view)
+        self._reads = kind.on_message is not WebSocketView.on_message
         #: Whether there is anything to do for the view once it is open.
-        self._stays = bool(overrides(type(view), "on_message", "on_close"))
+        self._stays = self._reads or kind.on_close is not WebSocketView.on_close
 
     def begin(self, engine: Engine) -> None:
         """Begin when the server's greenlet has let go of the request."""
-        if overrides(type(self._view), "handler"):
-            engine.spawn(self._in_context, self._handle)
+        if type(self._view).handler is not WebSocketView.handler:
+            engine.spawn(self._run, self._handle)
         else:
             self._running = True
             self._websocket._attend = self._attend
-            engine.call_soon(engine.lend, self._in_context, self._take_turn)
+            engine.call_soon(engine.lend, self._run, self._take_turn)
 
-    def _in_context(self, run: Callable[[], None]) -> None:
-        websocket = self._websocket
+    def _run(self, part: Callable[[], None]) -> None:
+        """Run a part of the view's life, its request being the current one."""
+        websocket, request = self._websocket, self._view.request
         engine = websocket._engine
         websocket._runner = engine.greenlet
         engine.running += 1
+        # What RequestContext does, with one look at the stack in the place of two.
+        stack = manager.stack
+        stack.append({"request": request, "registry": request.registry})
         try:
-            with RequestContext(self._view.request):
-                run()
+            part()
         finally:
+            stack.pop()
             websocket._runner = None
             engine.running -= 1
 
@@ -218,7 +237,7 @@ class _Life:
         """There is something to do: lend a greenlet to it, unless one is at it. On the hub."""
         if not self._running:
             self._running = True
-            self._websocket._engine.lend(self._in_context, self._take_turn)
+            self._websocket._engine.lend(self._run, self._take_turn)
 
     def _take_turn(self) -> None:
         """Do what there is to do, and end: nothing yields between the last look and the end."""

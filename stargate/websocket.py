@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close
@@ -16,7 +17,7 @@ from zope.interface import implementer
 from stargate.connection import LOST, READ, Connection, State
 from stargate.exceptions import ConnectionClosed
 from stargate.interfaces import IWebSocket
-from stargate.message import Message
+from stargate.message import FIN, PING, frame, frame_for
 from stargate.walk import write
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class WebSocket(Connection):
         "_attend",
         "_drain_waiters",
         "_gate",
+        "_id",
         "_inbox",
         "_runner",
         "_taken",
@@ -54,6 +56,7 @@ class WebSocket(Connection):
     def __init__(self, sock: Any, gate: Gate, facts: dict[str, Any], **options: Any) -> None:
         super().__init__(sock, **options)
         self._gate = gate
+        self._id: str | None = None
         #: Messages that wait to be read; ``None`` when nobody will ever read them.
         self._inbox: deque[str | bytes] | None = deque()
         #: The greenlet that waits for a message, and the one that runs the view at this moment.
@@ -86,7 +89,9 @@ class WebSocket(Connection):
     @property
     def id(self) -> str:
         """A name for logs, unique among all connections: 32 hexadecimal digits."""
-        return self._protocol.id.hex
+        if self._id is None:
+            self._id = uuid4().hex
+        return self._id
 
     @property
     def closed(self) -> bool:
@@ -216,29 +221,28 @@ class WebSocket(Connection):
         are queued, so that a handler may stream. Raises ``TypeError`` for any other type, and
         :class:`~stargate.exceptions.ConnectionClosed` when the connection has ended.
         """
-        self._send(Message(message))
+        self._send(frame_for(message, self._window_bits))
 
     def send_json(self, value: Any) -> None:
         """Send ``value`` as text, as the application's JSON renderer writes it."""
-        self._send(Message(self._gate.to_json(value)))
+        self._send(frame_for(self._gate.to_json(value), self._window_bits))
 
-    def _send(self, message: Message) -> None:
+    def _send(self, buffer: bytes) -> None:
         if self.state is not State.OPEN:
             raise self._closed_error()
         engine = self._engine
         if not engine.in_own_thread():
-            engine.call_from_thread(self._send_now, message, size=len(message.frame))
+            engine.call_from_thread(self._send_now, buffer, size=len(buffer))
             return
-        self._send_now(message)
+        self._send_now(buffer)
         if self._outbox is not None and self._runner is engine.greenlet:
             self._wait_drained(self._limits.outbox_high_water, None)
             if self.state is not State.OPEN:
                 raise self._closed_error()
 
-    def _send_now(self, message: Message) -> None:
+    def _send_now(self, buffer: bytes) -> None:
         self._walks.settle(self)
-        bits = self._window_bits
-        write(self, message.frame if bits is None else message.deflated(bits))
+        write(self, buffer)
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping with at most 125 bytes (RFC 6455, section 5.5.2); the answer is ignored."""
@@ -250,8 +254,7 @@ class WebSocket(Connection):
 
     def _ping(self, payload: bytes) -> None:
         if self.state is State.OPEN:
-            self._protocol.send_ping(payload)
-            write(self, b"".join(self._protocol.data_to_send()))
+            write(self, frame(FIN | PING, payload))
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the kernel has taken everything that was sent before.

@@ -141,6 +141,7 @@ NOT_MIRRORED = {
     "stargate.backplane",
     "stargate.engine",  # In engine/test_stock.py.
     "stargate.engine.quiet",  # In engine/test_patching.py.
-    "stargate.engine.wsgi",  # In functional/, on real sockets.
+    "stargate.engine.accept",  # In functional/, on real sockets, as is
+    "stargate.engine.wsgi",
     "stargate.fixtures",  # In test_testing.py.
 }

@@ -4,11 +4,11 @@ import pytest
 
 from stargate.handshake import (
     Accepted,
+    Negotiator,
     OriginPolicy,
     Refused,
     asks_for_websocket,
     is_websocket,
-    negotiate,
     split_host,
     split_origin,
 )
@@ -43,12 +43,8 @@ def environ(*remove, raw=None, **changes):
 
 
 def judged(*remove, origins=SAME, subprotocols=(), compression=False, **changes):
-    return negotiate(
-        environ(*remove, **changes),
-        origins=origins,
-        subprotocols=subprotocols,
-        compression=compression,
-    )
+    negotiator = Negotiator(origins=origins, subprotocols=subprotocols, compression=compression)
+    return negotiator.judge(environ(*remove, **changes))
 
 
 # Whether it asks for a WebSocket at all.
@@ -63,7 +59,7 @@ def judged(*remove, origins=SAME, subprotocols=(), compression=False, **changes)
 def test_tokens_are_found_in_any_case_and_order(connection, upgrade):
     asked = environ(HTTP_CONNECTION=connection, HTTP_UPGRADE=upgrade)
     assert asks_for_websocket(asked)
-    assert isinstance(negotiate(asked, origins=SAME), Accepted)
+    assert isinstance(Negotiator(origins=SAME).judge(asked), Accepted)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +406,7 @@ def test_several_origin_headers_are_400():
 
 def test_the_log_line_of_a_refusal_is_one_line(caplog):
     with caplog.at_level(logging.WARNING):
-        negotiate(environ(HTTP_ORIGIN="http://a\x85forged"), origins=SAME)
+        Negotiator(origins=SAME).judge(environ(HTTP_ORIGIN="http://a\x85forged"))
     assert len(caplog.records[0].getMessage().splitlines()) == 1
 
 

@@ -47,9 +47,6 @@ CALLS_A_TURN, CALL_BYTES_A_TURN = 256, 262_144
 #: Greenlets that are kept for the next piece of work when they have nothing to do.
 IDLE_GREENLETS = 32
 
-#: Bytes read from a socket at once, into a buffer that all sockets of an engine share.
-READ_SIZE = 65_536
-
 _engines = threading.local()
 
 
@@ -75,7 +72,6 @@ class Engine:
 
     def __init__(self) -> None:
         self.process = Engine.last_made_in = os.getpid()
-        self.read_buffer = memoryview(bytearray(READ_SIZE))
         #: Every open WebSocket of this engine: what a server says good-bye to when it stops.
         self.connections: set[Any] = set()
         #: How many views run at this moment, parked ones not counted.
@@ -84,6 +80,9 @@ class Engine:
         self.shared: dict[type, Any] = {}
         self.closed = False
         self._idle: list[Any] = []
+        #: What waits for a greenlet, and whether it can wait for the end of a round of watchers.
+        self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._dispatching = False
         self._thread = threading.get_ident()
         self._hub = hubs.get_hub()
         self._epoll = select.epoll()
@@ -124,8 +123,8 @@ class Engine:
 
     def _end_idle(self) -> None:
         for worker in self._idle:
-            self.call_soon(worker.switch, None, ())
-        self._idle = []
+            self.call_soon(worker.switch)
+        self._idle.clear()
         self.call_soon(greenlets.getcurrent().switch)
         self.park()
 
@@ -152,17 +151,23 @@ class Engine:
 
     def _dispatch(self, _fd: object) -> None:
         find = self._watchers.get
-        for fd, events in self._epoll.poll(0, READY_AT_ONCE):
-            ready = find(fd)
-            if ready is None:
-                continue
-            try:
-                ready(events)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                # eventlet would stop watching every socket of ours after one error.
-                self._report(error, "the watcher of descriptor %d failed", fd)
+        self._dispatching = True
+        try:
+            for fd, events in self._epoll.poll(0, READY_AT_ONCE):
+                ready = find(fd)
+                if ready is None:
+                    continue
+                try:
+                    ready(events)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    # eventlet would stop watching every socket of ours after one error.
+                    self._report(error, "the watcher of descriptor %d failed", fd)
+        finally:
+            self._dispatching = False
+        if self._work:
+            self._lend_out()
 
     # Greenlets and timers.
 
@@ -183,19 +188,39 @@ class Engine:
     def lend(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` in a greenlet that others have had and will have: for short work.
 
-        A new one has to be given its stack by the system, which costs more than most work does.
+        A new one has to be given its stack by the system, which costs more than most work does;
+        and one greenlet does all the work of a turn, as long as none of it waits.
         """
-        idle = self._idle
-        worker = idle.pop() if idle else greenlets.greenlet(self._work, parent=self._hub.greenlet)
-        self.resume(worker, function, args)
+        self._work.append((function, args))
+        if self._dispatching:
+            return  # At the end of the round.
+        if self.on_hub:
+            self._lend_out()
+        else:
+            self.call_soon(self._lend_out)
 
-    def _work(self, function: Callable[..., object] | None, args: tuple[Any, ...]) -> None:
-        while function is not None:
-            function(*args)
+    def _lend_out(self) -> None:
+        """Have all the work done that there is; a greenlet that comes to wait is left to wait."""
+        work, idle, hub = self._work, self._idle, self._hub.greenlet
+        while work:
+            worker = idle.pop() if idle else greenlets.greenlet(self._be_lent, parent=hub)
+            try:
+                worker.switch()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                self._report(error, "a piece of work failed")
+
+    def _be_lent(self) -> None:
+        work, me, hub = self._work, greenlets.getcurrent(), self._hub.greenlet
+        while not self.closed:
+            while work:
+                function, args = work.popleft()
+                function(*args)
             if len(self._idle) >= IDLE_GREENLETS:
                 return
-            self._idle.append(greenlets.getcurrent())
-            function, args = self.park()
+            self._idle.append(me)
+            hub.switch()
 
     def start(self, function: Callable[..., object], *args: Any) -> None:
         """Run ``function`` in a greenlet of its own: at once when the caller is the hub."""

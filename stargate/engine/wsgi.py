@@ -1,44 +1,36 @@
-"""HTTP on eventlet's WSGI server: its protocol class with a hand-off and limits, and our own loop.
+"""One HTTP connection: eventlet's protocol class, with limits and a way out for its socket.
 
-Of ``eventlet.wsgi`` the parsing and the calling of the application are used. Its accept loop is
-not: it ends when descriptors run out, and it cannot let go of a socket.
+Of ``eventlet.wsgi`` the calling of the application is used, and the parsing of what ``head.py``
+leaves alone. Who listens and accepts is in ``accept.py``.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stargate.engine import TAKE_OVER, TakenOver, current_engine
-from stargate.engine.hub import READ, hubs, socket
+from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver
+from stargate.engine.head import Head, host_and_port, read_head
+from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
 from stargate.engine.stock import read_ahead
 
 if TYPE_CHECKING:
     from stargate.connection import Connection
-    from stargate.server import ServerSettings
 
 wsgi = eventlet.wsgi
 
 log = logging.getLogger("stargate.server")
 access_log = logging.getLogger("stargate.access")
 
-#: Connections accepted in one turn of the hub.
-ACCEPTED_AT_ONCE = 64
-
 #: How long, and for how many reads, a refused peer is listened to before its connection is closed.
 LINGER_SECONDS, LINGER_READS = 2.0, 64
 
 #: What a write to somebody who has left ends in.
 GONE = ("BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError")
-
-#: Seconds without accepting after the process ran out of descriptors.
-ACCEPT_PAUSE = 1.0
-
 
 _EventletProtocol: Any = wsgi.HttpProtocol
 
@@ -55,6 +47,39 @@ class HttpProtocol(_EventletProtocol):
 
     #: Runs from the first byte of a request to the end of its headers.
     deadline: Any = None
+
+    #: The first request's head, where it was all there at once and nothing about it was odd.
+    head: Head | None = None
+
+    def __init__(self, conn_state: list[Any], server: Any, data: bytes) -> None:
+        self._data = data
+        super().__init__(conn_state, server)
+
+    def setup(self) -> None:
+        self.connection = self.request
+        self.rfile: Any = io.BufferedReader(_Stream(self.connection, self._data))
+        self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
+        settings = self.server.settings
+        self.head = read_head(self._data, settings.max_request_line, settings.max_header_size)
+
+    def handle_one_request(self) -> None:
+        head = self.head
+        if head is None:
+            super().handle_one_request()
+            return
+        self.rfile.read(head.size)
+        self.conn_state[2] = wsgi.STATE_REQUEST
+        self.requestline, self.command, self.path = head.line, head.method, head.target
+        self.request_version, self.headers = head.version, head
+        self.close_connection = head.closes
+        self.environ, self.application = self.get_environ(), self.server.app
+        try:
+            self.handle_one_response()
+        except OSError as error:
+            if error.errno not in wsgi.BROKEN_SOCK:
+                raise
+        finally:
+            self.head = None
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
@@ -76,7 +101,7 @@ class HttpProtocol(_EventletProtocol):
         return line
 
     def parse_request(self) -> bool:
-        self.rfile: Any = _Headers(self.rfile.fp, self.server.settings.max_header_size)
+        self.rfile = _Headers(self.rfile.fp, self.server.settings.max_header_size)
         try:
             return bool(super().parse_request())
         except (eventlet.Timeout, TimeoutError):
@@ -101,7 +126,8 @@ class HttpProtocol(_EventletProtocol):
         self.close_connection = self.refused = True
 
     def get_environ(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environ()
+        head = self.head
+        environ: dict[str, Any] = super().get_environ() if head is None else self._environ(head)
         environ["SERVER_PROTOCOL"] = self.request_version
         environ[TAKE_OVER] = self._take_over
         if "HTTP_UPGRADE" in environ:
@@ -110,14 +136,29 @@ class HttpProtocol(_EventletProtocol):
             self.close_connection = self.refused = True
         return environ
 
+    def _environ(self, head: Head) -> dict[str, Any]:
+        """As eventlet makes it, from a head that has no body behind it."""
+        environ: dict[str, Any] = self.server.get_environ()
+        environ.update(head.environ)
+        server, port = host_and_port(self.connection.getsockname())
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = server, port
+        peer, port = host_and_port(self.client_address)
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = peer, port
+        environ["headers_raw"] = head.headers
+        environ["wsgi.input"] = environ[STOCK_INPUT] = wsgi.Input(self.rfile, "0", self.connection)
+        environ["eventlet.posthooks"] = []
+        environ["eventlet.set_idle"] = self._set_idle
+        return environ
+
+    def _set_idle(self) -> None:
+        self.conn_state[2] = wsgi.STATE_IDLE
+
     def _take_over(self) -> TakenOver:
-        early = read_ahead(self.rfile, self.connection)
-        self.rfile.close()
-        self.wfile.close()
-        green, self.released = self.connection, True
-        family, kind, protocol = green.family, green.type, green.proto
-        taken = socket.socket(family, kind, protocol, fileno=green.fd.detach())
-        return TakenOver(taken, early, _leave)
+        head = self.head
+        early = self._data[head.size :] if head else read_ahead(self.rfile, self.connection)
+        self.released = True
+        self.connection.close = _leave_open  # Or it would close the socket when it is collected.
+        return TakenOver(self.connection.fd, early, _leave)
 
     def finish(self) -> None:
         self._lift_deadline()
@@ -139,7 +180,31 @@ class HttpProtocol(_EventletProtocol):
                 break
 
 
-class _Log:
+class _Stream(io.RawIOBase):
+    """A connection as a file: first what has been read of it already, then the socket."""
+
+    def __init__(self, sock: Any, ahead: bytes) -> None:
+        self._sock, self._ahead = sock, ahead
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        ahead = self._ahead
+        if not ahead:
+            return int(self._sock.recv_into(buffer))
+        size = min(len(ahead), len(buffer))
+        buffer[:size], self._ahead = ahead[:size], ahead[size:]
+        return size
+
+    def write(self, buffer: Any) -> int:
+        return int(self._sock.send(buffer))
+
+
+class Log:
     """What ``eventlet.wsgi`` logs to: it says "info" for access lines and for tracebacks alike."""
 
     def info(self, text: str, *args: object) -> None:
@@ -154,6 +219,10 @@ class _Log:
 
     error = staticmethod(log.error)
     debug = staticmethod(log.debug)
+
+
+def _leave_open() -> None:
+    pass
 
 
 def _leave(_connection: Connection) -> list[bytes]:
@@ -177,128 +246,3 @@ class _Headers:
         if self._left < 0:
             raise _HeadersTooLarge
         return line
-
-
-class HttpServer:
-    """Accepts connections on listening sockets and serves an application on them."""
-
-    def __init__(
-        self, application: Callable[..., Any], listening: list[Any], settings: ServerSettings
-    ) -> None:
-        self.engine = current_engine()
-        self._listening = listening
-        self._open: set[_Conversation] = set()
-        self._limit = settings.connection_limit
-        self._accepting = False
-        self._servers = {}
-        for sock in listening:
-            server = wsgi.Server(
-                sock,
-                sock.getsockname(),
-                application,
-                log=_Log(),
-                protocol=HttpProtocol,
-                keepalive=settings.keepalive_timeout,
-                url_length_limit=settings.max_request_line,
-                socket_timeout=settings.socket_timeout,
-                debug=False,
-            )
-            server.settings = settings
-            server.log_output = settings.access_log
-            self._servers[sock.fileno()] = server
-
-    def __len__(self) -> int:
-        """How many connections speak HTTP at this moment."""
-        return len(self._open)
-
-    def start(self) -> None:
-        """Accept from here on."""
-        if self._accepting or not self._listening:
-            return
-        self._accepting = True
-        for sock in self._listening:
-            self.engine.watch(sock.fileno(), READ, partial(self._accept, sock))
-
-    def pause(self) -> None:
-        """Leave new connections in the kernel's queue."""
-        if self._accepting:
-            self._accepting = False
-            for sock in self._listening:
-                self.engine.unwatch(sock.fileno())
-
-    def stop(self) -> None:
-        """Accept no more, close the listening sockets, and idle connections with them."""
-        self.pause()
-        for sock in self._listening:
-            sock.close()
-        self._listening = []
-        for conversation in list(self._open):
-            conversation.stop()
-
-    def cut(self) -> None:
-        """End what is still being served."""
-        for conversation in list(self._open):
-            conversation.cut()
-
-    def _accept(self, sock: Any, _events: int) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            if len(self._open) >= self._limit:
-                self.pause()
-                return
-            try:
-                accepted, address = sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Out of descriptors or memory: leave those that wait to the kernel for a moment.
-                self.engine.spawn(log.error, "accept failed, pausing for a second: %s", error)
-                self.pause()
-                self.engine.call_later(ACCEPT_PAUSE, self.start)
-                return
-            hubs.notify_opened(accepted.fileno())
-            accepted.setblocking(False)
-            green = eventlet.greenio.GreenSocket(accepted, set_nonblocking=False)
-            green.settimeout(self._servers[sock.fileno()].socket_timeout)
-            conversation = _Conversation(self, green, address)
-            self._open.add(conversation)
-            self.engine.lend(conversation.run, self._servers[sock.fileno()])
-
-    def ended(self, conversation: _Conversation) -> None:
-        """``conversation`` speaks HTTP no more: it is closed, or a WebSocket now."""
-        self._open.discard(conversation)
-        if len(self._open) < self._limit:
-            self.start()
-
-
-class _Conversation:
-    """One accepted connection for as long as it speaks HTTP."""
-
-    __slots__ = ("_home", "_state")
-
-    def __init__(self, home: HttpServer, green: Any, address: Any) -> None:
-        self._home = home
-        # What eventlet.wsgi wants to be given: it keeps the third up to date.
-        self._state = [address, green, wsgi.STATE_IDLE]
-
-    def run(self, server: Any) -> None:
-        try:
-            server.process_request(self._state)
-        except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
-            raise
-        except BaseException:  # eventlet's Timeout is no Exception.
-            log.exception("serving %s failed", self._state[0])
-        finally:
-            self._state[1].close()
-            self._home.ended(self)
-
-    def stop(self) -> None:
-        """Serve no request after the one that is being served, if any."""
-        idle = self._state[2] == wsgi.STATE_IDLE
-        self._state[2] = wsgi.STATE_CLOSE
-        if idle:
-            self.cut()
-
-    def cut(self) -> None:
-        """Shut the connection, whatever it is doing."""
-        with suppress(OSError):  # Gone already, or handed over.
-            self._state[1].shutdown(socket.SHUT_RDWR)

@@ -541,7 +541,7 @@ def test_work_that_parks_keeps_its_greenlet_to_itself(engine):
     assert len(engine._idle) == 32  # The others have ended.
 
 
-def test_lent_work_that_fails_is_reported_and_takes_its_greenlet_along(engine, capsys):
+def test_lent_work_that_fails_is_reported_and_takes_its_greenlet_along(engine, caplog):
     def fails():
         raise Boom
 
@@ -549,7 +549,7 @@ def test_lent_work_that_fails_is_reported_and_takes_its_greenlet_along(engine, c
     turn(engine)
     turn(engine)
     assert engine._idle == []
-    assert "Boom" in capsys.readouterr().err
+    assert caplog.records[0].exc_info[0] is Boom
 
 
 def test_lent_greenlets_end_with_the_engine():

@@ -73,7 +73,7 @@ class Walks:
     def run(self) -> None:
         """Make every queued walk, now and to the end."""
         while self._queue:
-            self._advance(self._queue[0], len(self._queue[0].listeners))
+            self._advance(self._queue[0], self._queue[0].left)
 
     def _overdue(self) -> bool:
         return (
@@ -105,10 +105,13 @@ class Walks:
             self._schedule(engine)
 
     def _advance(self, walk: _Walk, budget: int) -> int:
-        """Serve at most ``budget`` listeners of ``walk``; returns what that cost of it."""
+        """Serve at most ``budget`` listeners of ``walk``; returns what that cost of it.
+
+        A short walk is never cut: all that come behind it would have to overtake it.
+        """
         walk.start()
-        served = walk.serve(budget)
-        if served < budget or served == len(walk.listeners):
+        served = walk.serve(max(budget, SHORT))
+        if walk.left == 0:
             self._finish(walk)
         return max(served, 1)
 
@@ -177,6 +180,11 @@ class _Walk:
     def started(self) -> bool:
         return self._iterator is not None
 
+    @property
+    def left(self) -> int:
+        """How many listeners it has not come to."""
+        return len(self.listeners) - self._position
+
     def takes(self, listeners: Listeners, exclude: frozenset[Connection]) -> bool:
         """Whether another message for ``listeners`` can still go with these."""
         return self._iterator is None and self.listeners is listeners and self.exclude == exclude
@@ -208,7 +216,7 @@ class _Walk:
     def serve(self, budget: int) -> int:
         """Send to the next ``budget`` listeners; returns how many it came to."""
         assert self._iterator is not None, "not started"
-        count = min(budget, len(self.listeners) - self._position)
+        count = min(budget, self.left)
         self._position += count
         if self._marked or not self.listeners.plain:
             self._look_and_serve(islice(self._iterator, count))

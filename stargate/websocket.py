@@ -28,6 +28,9 @@ MESSAGES_A_TURN = 64
 
 _TIMED_OUT = object()
 
+#: The inbox of all to whom no message has come: one of its own is 600 bytes.
+NOTHING: deque[str | bytes] = deque(maxlen=0)
+
 
 @implementer(IWebSocket)
 class WebSocket(Connection):
@@ -58,7 +61,7 @@ class WebSocket(Connection):
         self._gate = gate
         self._id: str | None = None
         #: Messages that wait to be read; ``None`` when nobody will ever read them.
-        self._inbox: deque[str | bytes] | None = deque()
+        self._inbox: deque[str | bytes] | None = NOTHING
         #: The greenlet that waits for a message, and the one that runs the view at this moment.
         self._waiter: Any = None
         self._runner: Any = None
@@ -185,6 +188,8 @@ class WebSocket(Connection):
         if inbox is None:
             self.discarded += 1
             return
+        if inbox is NOTHING:
+            inbox = self._inbox = deque()
         inbox.append(message)
         if len(inbox) == self._limits.inbox_length:
             self._set_reading(False)  # TCP pushes back until the view has caught up.

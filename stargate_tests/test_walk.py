@@ -237,6 +237,35 @@ def test_a_short_walk_overtakes_a_long_one_under_way(small):
     assert [listener.got for listener in many] == [["long"]] * 9
 
 
+def test_a_short_walk_is_never_cut_for_want_of_budget(small):
+    """A cut one would have every walk behind it overtake it, one listener at a time."""
+    world = World()
+    first, second = world.join(2), world.join(2, "/b")
+    world.send("one")
+    world.send("two", "/b")
+    world.engine.turn()
+    assert [listener.got for listener in first + second] == [["one"]] * 2 + [["two"]] * 2
+
+
+def test_a_walk_that_serves_all_in_turn_leaves_no_marks(small):
+    world = World()
+    many = world.join(9)
+    world.send("plain")
+    world.turns()
+    assert {listener._served for listener in many} == {0}
+
+
+def test_who_was_served_in_turn_is_marked_once_somebody_is_served_out_of_turn(small):
+    world = World()
+    many = world.join(9)
+    world.send("plain")
+    world.engine.turn()
+    world.tell(many[8], "aside")
+    assert [bool(listener._served) for listener in many] == [True] * 3 + [False] * 5 + [True]
+    world.turns()
+    assert [listener.got for listener in many] == [["plain"]] * 8 + [["plain", "aside"]]
+
+
 def test_who_is_in_both_gets_the_older_message_first(small):
     world = World()
     many = world.join(9)

@@ -61,6 +61,8 @@ class HttpProtocol(_EventletProtocol):
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
         self.head = read_head(self._data, settings.max_request_line, settings.max_header_size)
+        if self.head is None:
+            self._data = b""
 
     def handle_one_request(self) -> None:
         head = self.head
@@ -79,7 +81,7 @@ class HttpProtocol(_EventletProtocol):
             if error.errno not in wsgi.BROKEN_SOCK:
                 raise
         finally:
-            self.head = None
+            self.head, self._data = None, b""
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings

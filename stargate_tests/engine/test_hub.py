@@ -526,6 +526,71 @@ def test_a_lent_greenlet_is_lent_again(engine):
     assert seen[0] is seen[1] is seen[2]
 
 
+@pytest.fixture
+def round_of(engine):
+    """``round_of(*work)``: watchers of one round that lend ``work``; returns what they saw."""
+    ends = [os.pipe() for _ in range(3)]
+
+    def lend(*work):
+        seen = []
+        for (end, _), piece in zip(ends, work, strict=True):
+            engine.watch(end, READ, lambda _e, p=piece, e=end: (engine.unwatch(e), lend_one(p)))
+
+        def lend_one(piece):
+            seen.append("watcher")
+            engine.lend(piece, seen)
+
+        for _, end in ends:
+            os.write(end, b"x")
+        turn_until(engine, lambda: seen.count("watcher") == 3 and len(seen) >= 6)
+        return seen
+
+    yield lend
+    for both in ends:
+        for end in both:
+            os.close(end)
+
+
+def test_the_work_of_one_round_is_done_at_its_end_by_one_greenlet(engine, round_of):
+    seen = round_of(*[lambda seen: seen.append(engine.greenlet)] * 3)
+    assert seen[:3] == ["watcher"] * 3
+    assert seen[3] is seen[4] is seen[5]
+
+
+def test_work_that_parks_does_not_keep_the_rest_of_the_round_waiting(engine, round_of):
+    mine = []
+
+    def parks(seen):
+        mine.append(engine.greenlet)
+        engine.park()
+        seen.append("parked")
+
+    def says(seen):
+        if len(seen) == 3:
+            engine.call_soon(engine.resume, mine[0])
+        seen.append(engine.greenlet is mine[0])
+
+    assert round_of(parks, says, says)[3:] == [False, False, "parked"]
+
+
+def test_work_that_fails_takes_none_of_the_round_along(engine, round_of):
+    def fails(seen):
+        seen.append("failed")
+        raise Boom
+
+    assert round_of(fails, *[lambda seen: seen.append("done")] * 2)[3:] == [
+        "failed",
+        "done",
+        "done",
+    ]
+
+
+def test_work_may_lend_work(engine):
+    seen = []
+    engine.lend(lambda: engine.lend(seen.append, "second"))
+    turn_until(engine, lambda: seen == ["second"])
+
+
 def test_work_that_parks_keeps_its_greenlet_to_itself(engine):
     seen = []
 

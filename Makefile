@@ -8,11 +8,13 @@ EXTRAS_demo =
 EXTRAS_test = [testing]
 EXTRAS_lint = [lint]
 EXTRAS_docs = [docs]
+EXTRAS_bench = [bench]
 
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck docs bench-memory dist-check clean FORCE
+.PHONY: help demo test lint typecheck docs bench bench-quick bench-check bench-memory dist-check
+.PHONY: clean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -34,8 +36,18 @@ typecheck: .venv/lint/.complete ## run mypy
 docs: .venv/docs/.complete ## build the documentation, warnings as errors
 	.venv/docs/bin/sphinx-build -E -W -n --keep-going -b html docs docs/_build/html
 
-bench-memory: .venv/demo/.complete ## measure the memory of a listener
-	.venv/demo/bin/python benchmarks/memory.py
+bench: .venv/bench/.complete ## measure stargate beside other servers (ARGS=... goes to it)
+	.venv/bench/bin/python -m benchmarks.run --chart build/bench/chart.png $(ARGS)
+
+bench-quick: .venv/bench/.complete ## the same in a few minutes, less exact
+	.venv/bench/bin/python -m benchmarks.run --quick $(ARGS)
+
+bench-check: .venv/bench/.complete ## fail where stargate costs more than benchmarks/baseline.json
+	.venv/bench/bin/python -m benchmarks.compare $(ARGS)
+
+bench-memory: .venv/bench/.complete ## measure the memory of a listener
+	.venv/bench/bin/python -m benchmarks.run --only memory --rounds 1 \
+		--servers stargate,stargate-events,stargate-handler $(ARGS)
 
 dist-check: .venv/dist/.complete ## build sdist and wheel, and import them where nothing else is
 	.ci/dist-check .venv/dist/bin/python

@@ -53,7 +53,7 @@ class Walks:
         """Queue ``message`` for ``listeners`` but for ``exclude``, behind all that was added."""
         last = self._queue[-1] if self._queue else None
         if last is not None and last.takes(listeners, exclude):
-            last.messages.append(message)
+            last.take(message)
         else:
             self._append(_Walk(next(_numbers), listeners, message, exclude))
         if not self._messages:
@@ -130,7 +130,7 @@ class Walks:
     def _finish(self, walk: _Walk) -> None:
         self._queue.remove(walk)
         self._messages -= len(walk.messages)
-        self._bytes -= sum(len(message.frame) for message in walk.messages)
+        self._bytes -= walk.size
         self._since = monotonic()
 
     def _settle(self, listener: Connection, number: int) -> None:
@@ -155,11 +155,12 @@ class _Walk:
         "_buffers",
         "_iterator",
         "_marked",
-        "_position",
         "exclude",
+        "left",
         "listeners",
         "messages",
         "number",
+        "size",
     )
 
     def __init__(
@@ -170,24 +171,25 @@ class _Walk:
         exclude: frozenset[Connection],
     ) -> None:
         self.number, self.listeners, self.exclude = number, listeners, exclude
-        self.messages = [message]
+        self.messages, self.size = [message], len(message.frame)
+        #: How many listeners it has not come to.
+        self.left = len(listeners._members)
         self._buffers: dict[int | None, bytes] = {}
         self._iterator: Iterator[Connection] | None = None
-        self._position = 0
         self._marked = bool(exclude)
 
     @property
     def started(self) -> bool:
         return self._iterator is not None
 
-    @property
-    def left(self) -> int:
-        """How many listeners it has not come to."""
-        return len(self.listeners) - self._position
-
     def takes(self, listeners: Listeners, exclude: frozenset[Connection]) -> bool:
         """Whether another message for ``listeners`` can still go with these."""
         return self._iterator is None and self.listeners is listeners and self.exclude == exclude
+
+    def take(self, message: Message) -> None:
+        """Let ``message`` go along, behind the others."""
+        self.messages.append(message)
+        self.size += len(message.frame)
 
     def start(self) -> None:
         """From here on no message is added."""
@@ -199,7 +201,7 @@ class _Walk:
         self.start()
         if not self._marked:
             self._marked = True
-            for listener in islice(self.listeners._members, self._position):
+            for listener in islice(self.listeners._members, len(self.listeners) - self.left):
                 listener._served = self.number
 
     def buffer(self, window_bits: int | None) -> bytes:
@@ -217,7 +219,7 @@ class _Walk:
         """Send to the next ``budget`` listeners; returns how many it came to."""
         assert self._iterator is not None, "not started"
         count = min(budget, self.left)
-        self._position += count
+        self.left -= count
         if self._marked or not self.listeners.plain:
             self._look_and_serve(islice(self._iterator, count))
         else:

@@ -3,6 +3,7 @@ import logging
 import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError, ConfigurationError
+from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.view import view_config
 from webtest import TestApp
@@ -153,6 +154,31 @@ def test_the_request_says_whether_it_asks_for_a_websocket(headers, answer):
     config = configured()
     config.add_view(lambda request: Response(str(request.is_websocket)))
     assert served(config).get("/", headers=headers).body == answer
+
+
+@pytest.mark.parametrize(("headers", "answer"), [(HANDSHAKE, True), ({}, False)])
+def test_what_the_request_says_is_a_bool(headers, answer):
+    config, found = configured(), []
+    config.add_view(lambda request: found.append(request.is_websocket) or Response())
+    served(config).get("/", headers=headers)
+    assert found == [answer] and type(found[0]) is bool
+
+
+def test_no_class_is_made_for_a_request():
+    config, found = configured(), []
+    config.add_view(lambda request: found.append(type(request)) or Response())
+    served(config).get("/", headers=HANDSHAKE)
+    assert found == [Request]
+
+
+def test_the_request_says_it_beside_the_extensions_of_others():
+    config, found = configured(), []
+    config.add_request_method(lambda request: "theirs", "other", reify=True)
+    config.add_view(
+        lambda request: found.append((request.other, request.is_websocket)) or Response()
+    )
+    served(config).get("/", headers=HANDSHAKE)
+    assert found == [("theirs", True)]
 
 
 def test_is_websocket_can_be_asked_of_any_request():

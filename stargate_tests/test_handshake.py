@@ -291,6 +291,34 @@ def test_an_odd_offer_of_compression_is_not_taken_and_does_not_raise(offer):
     assert isinstance(found, Refused) or found.extensions == []
 
 
+# One after the other.
+
+
+def test_what_one_peer_agreed_on_is_nothing_to_the_next():
+    negotiator = Negotiator(origins=SAME, compression=True)
+    first = negotiator.judge(environ(HTTP_SEC_WEBSOCKET_EXTENSIONS=OFFER))
+    second = negotiator.judge(environ())
+    third = negotiator.judge(environ(HTTP_SEC_WEBSOCKET_EXTENSIONS=OFFER))
+    assert (len(first.extensions), second.extensions, len(third.extensions)) == (1, [], 1)
+    assert first.extensions[0] is not third.extensions[0]
+    assert "Sec-WebSocket-Extensions" not in dict(second.headers)
+
+
+def test_each_peer_gets_the_subprotocol_that_it_offers():
+    negotiator = Negotiator(origins=SAME, subprotocols=("chat", "news"))
+    offers = ["news", "chat", "other", "news"]
+    found = [negotiator.judge(environ(HTTP_SEC_WEBSOCKET_PROTOCOL=offer)) for offer in offers]
+    assert isinstance(found.pop(2), Refused)
+    assert [each.subprotocol for each in found] == ["news", "chat", "news"]
+
+
+def test_a_refusal_is_nothing_to_the_next():
+    negotiator = Negotiator(origins=SAME)
+    assert negotiator.judge(environ(HTTP_SEC_WEBSOCKET_KEY="short")).status == 400
+    assert isinstance(negotiator.judge(environ()), Accepted)
+    assert negotiator.judge(environ(HTTP_UPGRADE="other")).status == 426
+
+
 # Origin.
 
 

@@ -1,9 +1,173 @@
-"""Fragments and text, as they come in."""
+"""Frames, fragments and text, as they come in; any stream at all is in test_incoming_streams.py."""
 
 import pytest
 from websockets.frames import Frame, Opcode
 
-from stargate.incoming import Fragments, Violation, decode
+from stargate.incoming import Fragments, Incoming, Violation, decode
+from stargate.settings import Limits
+from stargate_tests import raw
+
+LIMIT = 1000
+
+
+@pytest.fixture
+def incoming():
+    return Incoming(Limits(max_message_size=LIMIT, max_fragments=3), [])
+
+
+def close_sent(incoming):
+    """Code and reason of the close frame with which it fails, or answers; ``None`` without any."""
+    close = incoming.protocol.close_sent
+    return None if close is None else (int(close.code), close.reason)
+
+
+def kept(incoming):
+    """How many bytes it holds on to, its protocol's included."""
+    return len(incoming._partial or b"") + len(incoming.protocol.reader.buffer)
+
+
+# Frames.
+
+
+def test_a_frame_may_come_byte_by_byte(incoming):
+    *first, last = (bytes((byte,)) for byte in raw.frame("ä" * 100))
+    assert [incoming.receive(byte) for byte in first] == [[]] * len(first)
+    assert incoming.receive(last) == ["ä" * 100]
+
+
+def test_two_frames_and_a_half_are_two_messages_and_later_the_third(incoming):
+    third = raw.frame("three")
+    assert incoming.receive(raw.frame("one") + raw.frame(b"two") + third[:8]) == ["one", b"two"]
+    assert incoming.receive(third[8:] + raw.frame("four")) == ["three", "four"]
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, LIMIT])
+def test_a_frame_may_be_cut_anywhere_in_its_head(length):
+    frame = raw.frame(b"x" * length)
+    for cut in range(1, min(14, len(frame))):
+        incoming = Incoming(Limits(max_message_size=LIMIT), [])
+        assert incoming.receive(frame[:cut]) == []
+        assert incoming.receive(frame[cut:]) == [b"x" * length]
+
+
+def test_a_binary_message_is_bytes_of_its_own(incoming):
+    first, second = incoming.receive(raw.frame(b"a") + raw.frame(b"b"))
+    assert type(first) is type(second) is bytes
+
+
+TOO_LONG = [b"\x82\xfe\x03\xe9", b"\x82\xff" + bytes(6) + b"\x03\xe9", b"\x82\xff\xff" + bytes(7)]
+
+
+@pytest.mark.parametrize("head", TOO_LONG)
+def test_a_size_over_the_limit_fails_when_it_is_announced(incoming, head):
+    assert incoming.receive(head) == []
+    assert close_sent(incoming)[0] == 1009
+
+
+@pytest.mark.parametrize("head", TOO_LONG)
+def test_a_size_over_the_limit_that_comes_byte_by_byte_fails_before_the_payload(incoming, head):
+    for byte in head + bytes(4):
+        assert incoming.receive(bytes((byte,))) == []
+    assert close_sent(incoming)[0] == 1009
+
+
+def test_a_fragment_over_what_is_left_fails_as_soon_as_it_is_announced(incoming):
+    incoming.receive(raw.frame(b"x" * 900, fin=False))
+    incoming.receive(b"\x80\xe5")  # 101 bytes.
+    assert close_sent(incoming)[0] == 1009
+
+
+def test_a_message_of_the_most_bytes_is_taken_in_one_frame_and_in_two(incoming):
+    assert incoming.receive(raw.frame(b"x" * LIMIT)) == [b"x" * LIMIT]
+    first, second = raw.frame(b"x" * LIMIT, fin=False), raw.frame(b"", Opcode.CONT)
+    assert incoming.receive(first + second) == [b"x" * LIMIT]
+
+
+def test_a_frame_that_is_not_masked_fails_with_its_second_byte(incoming):
+    assert incoming.receive(b"\x81") == [] and close_sent(incoming) is None
+    assert incoming.receive(b"\x05") == []
+    assert close_sent(incoming) == (1002, "incorrect masking")
+
+
+def test_text_that_is_not_utf8_fails_and_says_where(incoming):
+    assert incoming.receive(raw.frame(b"ok\xff", Opcode.TEXT)) == []
+    assert close_sent(incoming) == (1007, "invalid start byte at position 2")
+
+
+def test_fragments_that_are_not_utf8_fail_and_say_where_in_the_message(incoming):
+    incoming.receive(raw.frame("fine", fin=False))
+    assert incoming.receive(raw.frame(b"ok\xff", Opcode.CONT)) == []
+    assert close_sent(incoming) == (1007, "invalid start byte at position 6")
+
+
+def test_a_message_amid_the_fragments_of_another_fails(incoming):
+    assert incoming.receive(raw.frame("a", fin=False) + raw.frame("b")) == []
+    assert close_sent(incoming) == (1002, "expected a continuation frame")
+
+
+def test_more_fragments_than_allowed_fail(incoming):
+    incoming.receive(raw.frame("", fin=False) + raw.frame("", Opcode.CONT, fin=False))
+    assert close_sent(incoming) is None
+    incoming.receive(raw.frame("", Opcode.CONT, fin=False))
+    assert close_sent(incoming) == (1009, "over 3 fragments")
+
+
+def test_a_message_before_the_bad_frame_in_one_read_is_delivered(incoming):
+    assert incoming.receive(raw.frame("good") + raw.frame(b"\xff", Opcode.TEXT)) == ["good"]
+    assert close_sent(incoming)[0] == 1007
+
+
+BAD = [
+    raw.frame(b"\xff", Opcode.TEXT),  # Found here.
+    b"\x81\x01x",  # Found by the protocol.
+    raw.frame("", fin=False) + raw.frame("", Opcode.CONT, fin=False) * 2,
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("reads", [1, 2])
+def test_after_a_failure_nothing_is_delivered_or_answered_or_kept(incoming, bad, reads):
+    behind = raw.frame("more") + raw.frame(b"ping", Opcode.PING) + raw.frame(b"x" * 500)[:-1]
+    alone = Incoming(Limits(max_message_size=LIMIT, max_fragments=3), [])
+    alone.receive(bad)
+    for piece in [bad + behind] if reads == 1 else [bad, behind]:
+        assert incoming.receive(piece) == []
+    assert incoming.protocol.data_to_send() == alone.protocol.data_to_send()
+    assert kept(incoming) == 0
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+def test_what_comes_behind_a_close_frame_is_ignored(incoming, reads):
+    close = raw.frame(b"\x03\xe8", Opcode.CLOSE)
+    behind = raw.frame("more") + raw.frame(b"ping", Opcode.PING) + raw.frame(b"x" * 500)[:-1]
+    for piece in [close + behind] if reads == 1 else [close, behind]:
+        assert incoming.receive(piece) == []
+    assert incoming.protocol.data_to_send() == [b"\x88\x02\x03\xe8", b""]
+    assert kept(incoming) == 0
+
+
+def test_a_frame_that_is_under_way_when_we_close_is_no_message(incoming):
+    frame = raw.frame("late")
+    incoming.receive(frame[:5])
+    incoming.protocol.send_close(1001)
+    assert incoming.receive(frame[5:] + raw.frame("later")) == []
+    assert incoming.receive(raw.frame(b"\x03\xe9", Opcode.CLOSE)) == []
+    assert int(incoming.protocol.close_rcvd.code) == 1001
+
+
+@pytest.mark.parametrize("step", [1, 7, 400])
+def test_no_more_is_kept_than_a_frame_of_the_most_bytes(incoming, step):
+    longest = b"\x82\xff" + LIMIT.to_bytes(8, "big") + bytes(4) + bytes(LIMIT)
+    stream = longest * 3
+    most = 0
+    for start in range(0, len(stream), step):
+        incoming.receive(stream[start : start + step])
+        most = max(most, kept(incoming))
+    assert LIMIT - step < most < LIMIT + 14
+    assert kept(incoming) == 0
+
+
+# What they are made of.
 
 
 def test_a_binary_payload_is_bytes():

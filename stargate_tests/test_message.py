@@ -3,7 +3,7 @@ import zlib
 import pytest
 from websockets.frames import Opcode
 
-from stargate.message import DEFLATE_FROM, FIN, RSV1, TEXT, Message, deflate, frame
+from stargate.message import DEFLATE_FROM, FIN, RSV1, TEXT, Message, deflate, frame, frame_for
 from stargate_tests.peers import Peer
 
 
@@ -87,6 +87,28 @@ def test_each_window_has_its_own_variant():
 def test_no_variant_depends_on_the_message_before():
     first, second = Message("tell " * 100), Message("tell " * 100)
     assert first.deflated(12) == second.deflated(12)
+
+
+MESSAGES = ["", "ü", "x" * 63, "x" * 64, "tell " * 100, b"", b"\xff" * 64, bytes(range(256)) * 300]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=len)
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_a_frame_for_one_is_the_frame_for_many(message, bits):
+    assert frame_for(message, None) == Message(message).frame
+    assert frame_for(message, bits) == Message(message).deflated(bits)
+
+
+def test_a_frame_for_one_that_is_compressed_differs_from_the_plain_one():
+    assert frame_for("tell " * 100, 12)[0] == FIN | RSV1 | TEXT
+    assert frame_for("tell " * 100, None)[0] == FIN | TEXT
+
+
+@pytest.mark.parametrize("bits", [None, 12])
+@pytest.mark.parametrize("value", [None, {"a": 1}, bytearray(b"a")])
+def test_a_frame_of_anything_else_is_a_type_error_that_names_the_type(value, bits):
+    with pytest.raises(TypeError, match=rf"not {type(value).__name__}; send_json\(\)"):
+        frame_for(value, bits)
 
 
 def test_the_empty_block_at_the_end_is_left_out():

@@ -45,7 +45,17 @@ def test_it_knows_the_facts_of_its_handshake(wire):
 
 def test_each_has_an_id_of_its_own(wire):
     ids = {wire()[0].id for _ in range(5)}
-    assert len(ids) == 5 and all(len(id_) == 32 for id_ in ids)
+    assert len(ids) == 5
+
+
+def test_its_id_is_32_hexadecimal_digits_and_stays(engine, wire):
+    websocket, _peer = wire()
+    id_ = websocket.id
+    assert len(id_) == 32 and set(id_) <= set("0123456789abcdef")
+    assert websocket.id == id_
+    websocket.close()
+    turn(engine)
+    assert websocket.id == id_
 
 
 def test_it_is_shown_with_id_path_and_state(engine, wire):

@@ -585,10 +585,158 @@ def test_work_that_fails_takes_none_of_the_round_along(engine, round_of):
     ]
 
 
+@pytest.fixture
+def one_watcher(engine, pair):
+    """``one_watcher(*work)``: one that lends ``work``, calls with ``seen`` as argument.
+
+    Returns what was seen until the hub's next turn, which leaves its own word behind it.
+    """
+
+    def lend(*work):
+        ours, theirs = pair
+        seen = []
+
+        def ready(_events):
+            engine.unwatch(ours.fileno())
+            engine.call_soon(seen.append, "next turn")
+            for piece in work:
+                engine.lend(piece, seen)
+            seen.append("round over")
+
+        engine.watch(ours.fileno(), READ, ready)
+        theirs.send(b"x")
+        turn_until(engine, lambda: "next turn" in seen)
+        return seen
+
+    return lend
+
+
+def says(word):
+    return lambda seen: seen.append(word)
+
+
+def test_work_is_done_in_the_order_in_which_it_was_lent(one_watcher):
+    assert one_watcher(*map(says, "abc")) == ["round over", *"abc", "next turn"]
+
+
+def test_the_rest_is_done_in_the_same_turn_when_a_piece_parks(engine, one_watcher):
+    parked = []
+
+    def parks(_seen):
+        parked.append(engine.greenlet)
+        engine.park()
+
+    def tells(seen):
+        seen.append(engine.greenlet in parked)
+
+    seen = one_watcher(parks, tells, parks, tells)
+    assert seen == ["round over", False, False, "next turn"]
+    assert len(set(parked)) == 2
+    for greenlet in parked:
+        engine.resume(greenlet)
+    turn(engine)
+
+
+def test_a_greenlet_that_parked_goes_on_with_what_has_been_lent_since(engine):
+    seen, parked = [], []
+
+    def parks():
+        parked.append(engine.greenlet)
+        engine.park()
+        engine.lend(lambda: seen.append(engine.greenlet is parked[0]))
+
+    engine.lend(parks)
+    turn_until(engine, lambda: parked)
+    engine.resume(parked[0])
+    turn_until(engine, lambda: seen)
+    assert seen == [True]
+
+
+def test_the_rest_is_done_in_the_same_turn_when_a_piece_fails(one_watcher, caplog):
+    def fails(seen):
+        seen.append("failed")
+        raise Boom
+
+    seen = one_watcher(fails, says("a"), fails, says("b"))
+    assert seen == ["round over", "failed", "a", "failed", "b", "next turn"]
+    assert [record.exc_info[0] for record in caplog.records] == [Boom] * 2
+
+
+def test_what_a_watcher_has_lent_is_done_though_it_fails_itself(engine, pair, caplog):
+    ours, theirs = pair
+    seen = []
+
+    def ready(_events):
+        engine.unwatch(ours.fileno())
+        engine.lend(seen.append, "done")
+        raise Boom
+
+    engine.watch(ours.fileno(), READ, ready)
+    theirs.send(b"x")
+    turn_until(engine, lambda: seen == ["done"])
+
+
+def test_the_hub_may_lend_outside_a_round_of_watchers(engine):
+    seen = []
+    engine.call_soon(engine.lend, lambda: seen.append(engine.on_hub))
+    turn_until(engine, lambda: seen == [False])
+
+
+def test_a_greenlet_that_is_not_the_hub_may_lend_and_is_not_interrupted(engine):
+    seen = []
+
+    def lends():
+        for word in "ab":
+            engine.lend(seen.append, word)
+        seen.append("goes on")
+
+    engine.spawn(lends)
+    turn_until(engine, lambda: len(seen) == 3)
+    assert seen == ["goes on", "a", "b"]
+
+
+def test_a_greenlet_that_a_watcher_resumes_may_lend(engine, pair):
+    ours, theirs = pair
+    seen = []
+
+    def lends():
+        engine.park()
+        engine.lend(says("lent"), seen)
+        seen.append("goes on")
+
+    def ready(_events):
+        engine.unwatch(ours.fileno())
+        engine.resume(greenlet[0])
+        seen.append("round over")
+
+    greenlet = []
+    engine.start(lambda: (greenlet.append(engine.greenlet), lends()))
+    turn_until(engine, lambda: greenlet)
+    engine.watch(ours.fileno(), READ, ready)
+    theirs.send(b"x")
+    turn_until(engine, lambda: len(seen) == 3)
+    assert seen == ["goes on", "round over", "lent"]
+
+
+def test_an_os_thread_may_have_work_lent(engine):
+    seen = []
+    in_thread(engine.call_from_thread, engine.lend, seen.append, "lent")
+    turn_until(engine, lambda: seen == ["lent"])
+
+
 def test_work_may_lend_work(engine):
     seen = []
     engine.lend(lambda: engine.lend(seen.append, "second"))
     turn_until(engine, lambda: seen == ["second"])
+
+
+def test_work_that_work_lends_in_a_round_comes_behind_the_rest(engine, one_watcher):
+    def lends(seen):
+        engine.lend(says("last"), seen)
+        seen.append("first")
+
+    seen = one_watcher(lends, says("second"))
+    assert seen == ["round over", "first", "second", "last", "next turn"]
 
 
 def test_work_that_parks_keeps_its_greenlet_to_itself(engine):

@@ -2,11 +2,14 @@
 
 import json
 import socket
+import struct
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.frames import Opcode
 
 from stargate_tests import raw
+from stargate_tests.functional.test_handoff import live_greenlets
 from stargate_tests.functional.tree import make_app
 from stargate_tests.waiting import wait_until
 
@@ -36,6 +39,12 @@ def answer(sock):
     return json.loads(raw._exactly(sock, int(fields["X-Body"])))
 
 
+def heard(server):
+    """Wait until the one connection of ``server`` has been read from."""
+    http = server.server.http
+    wait_until(lambda: len(http) == 1 and not http._silent)
+
+
 @pytest.fixture
 def sock(live_server):
     with raw.dial(live_server(application).url) as sock:
@@ -43,17 +52,21 @@ def sock(live_server):
         yield sock
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        (),
-        ("X-Twice: 1", "X-Twice: 2", "Content-Type: a/b"),
-        ("Cookie: a=b; c=d", "Accept: */*", "X-Spaces:   padded   "),
-        ("X-Latin: caf\xe9",),
-        ("X_Under: not for the application", "X-Fine: 1"),
-        ("Connection: close",),
-    ],
-)
+HEADERS = [
+    (),
+    ("X-Twice: 1", "X-Twice: 2", "Content-Type: a/b"),
+    ("Cookie: a=b; c=d", "Accept: */*", "X-Spaces:   padded   "),
+    ("X-Latin: caf\xe9",),
+    ("X-Odd-Latin: a\xa0b\xad",),
+    ("X-Tab: a\tb", "X-Tabs:\tc\t"),
+    ("X-Empty:", "X-Colon: a:b", "x-lower: 1", "X-UPPER: 2", "X-1!#$%&'*+.^`|~: 3"),
+    ("X_Under: not for the application", "X-Fine: 1"),
+    ("Connection: close",),
+    ("Connection: Keep-Alive",),
+]
+
+
+@pytest.mark.parametrize("lines", HEADERS)
 def test_a_head_means_the_same_in_one_packet_and_on_a_connection_that_is_kept(live_server, lines):
     """The first head of a connection is read in one go, the second line by line."""
     server = live_server(application)
@@ -71,6 +84,52 @@ def test_a_head_means_the_same_in_one_packet_and_on_a_connection_that_is_kept(li
     assert at_once == by_line
 
 
+TARGETS = [
+    "/",
+    "/?",
+    "/a?b?c",
+    "/a#b",
+    "/%00%E4%c3%a4%zz",
+    "/caf\xe9?caf\xe9",
+    "//a//b",
+    "http://localhost/a?b",
+    "*",
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "lines"),
+    [("GET", "/a%20b?c=d", lines) for lines in HEADERS]
+    + [("GET", target, ()) for target in TARGETS]
+    + [("DELETE", "/", ()), ("M-SEARCH", "/", ())],
+)
+def test_a_head_means_the_same_in_one_packet_and_in_two(live_server, method, target, lines):
+    server, found = live_server(application), []
+    whole = request(method, target, *lines)
+    for cut in (None, 10, len(whole) - 1):
+        with raw.dial(server.url) as sock:
+            if cut is not None:
+                sock.sendall(whole[:cut])
+                heard(server)
+            sock.sendall(whole[cut or 0 :])
+            head = raw.read_head(sock).decode()
+            fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
+            environ = json.loads(raw._exactly(sock, int(fields.pop("X-Body"))))["environ"]
+            environ.pop("REMOTE_PORT")
+            fields.pop("Date")
+            found.append((fields, environ))
+        wait_until(lambda: not server.server.http)
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_head_in_one_packet_is_read_in_one_go(live_server, monkeypatch):
+    """Else the tests above compare one way of reading with itself."""
+    monkeypatch.setattr("stargate.engine.wsgi.HttpProtocol.parse_request", None)
+    with raw.dial(live_server(application).url) as sock:
+        sock.sendall(request())
+        assert answer(sock)["environ"]["PATH_INFO"] == "/a b"
+
+
 def test_a_head_may_come_byte_by_byte(sock):
     for byte in request():
         sock.sendall(bytes((byte,)))
@@ -80,6 +139,12 @@ def test_a_head_may_come_byte_by_byte(sock):
 def test_requests_in_one_packet_are_answered_in_order(sock):
     sock.sendall(request("GET", "/1") + request("GET", "/2") + request("GET", "/3"))
     assert [answer(sock)["environ"]["PATH_INFO"] for _ in range(3)] == ["/1", "/2", "/3"]
+
+
+def test_requests_in_one_packet_that_is_longer_than_a_read_are_answered_in_order(sock):
+    paths = [f"/{number}" for number in range(5)]
+    sock.sendall(b"".join(request("GET", path, "X-Long: " + "y" * 7_000) for path in paths))
+    assert [answer(sock)["environ"]["PATH_INFO"] for _ in paths] == paths
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_384, 70_000])
@@ -92,6 +157,95 @@ def test_a_body_is_read_whole_whether_it_comes_with_the_head_or_after_it(sock, s
         assert (found["size"], found["end"]) == (size, body[-8:].decode())
 
 
+@pytest.mark.parametrize("size", [3, 16_385, 70_000])
+@pytest.mark.parametrize("with_head", [0, 2, 20_000, 70_000])
+def test_the_body_of_a_first_request_is_read_whole(live_server, size, with_head):
+    server = live_server(application)
+    body = b"x" * (size - 3) + b"end"
+    with raw.dial(server.url) as sock:
+        head = request("POST", "/", f"Content-Length: {size}")
+        sock.sendall(head + body[:with_head])
+        heard(server)
+        sock.sendall(body[with_head:] + request("GET", "/next"))
+        found = answer(sock)
+        assert (found["size"], found["end"]) == (size, body[-8:].decode())
+        assert answer(sock)["environ"]["PATH_INFO"] == "/next"
+
+
+def test_a_page_a_form_and_a_websocket_on_one_connection(live_server):
+    server = live_server(make_app())
+    with raw.dial(server.url) as sock:
+        for method, body in (("GET", b""), ("POST", b"a=b")):
+            sock.sendall(request(method, "/a/@@page", f"Content-Length: {len(body)}", body=body))
+            assert raw.read_head(sock).startswith(b"HTTP/1.1 200 ")
+            assert raw._exactly(sock, 14) == b"the page of /a"
+        sock.sendall(raw.handshake("localhost", "/a/@@echo") + raw.frame("hello"))
+        assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
+        assert raw.read_frame(sock) == (Opcode.TEXT, b"hello")
+        sock.sendall(raw.frame("again"))
+        assert raw.read_frame(sock) == (Opcode.TEXT, b"again")
+
+
+def test_the_answer_to_head_has_no_body(live_server):
+    with raw.dial(live_server(make_app()).url) as sock:
+        sock.sendall(request("HEAD", "/a/@@page") + request("GET", "/a/@@page"))
+        for _ in range(2):
+            head = raw.read_head(sock)
+            assert head.startswith(b"HTTP/1.1 200 ") and b"Content-Length: 14\r\n" in head
+        assert raw._exactly(sock, 14) == b"the page of /a"
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_http_1_0_gets_an_answer_and_a_close(live_server, pieces):
+    server = live_server(application)
+    whole = request().replace(b"HTTP/1.1", b"HTTP/1.0")
+    with raw.dial(server.url) as sock:
+        if pieces == 2:
+            sock.sendall(whole[:20])
+            heard(server)
+        sock.sendall(whole[0 if pieces == 1 else 20 :])
+        answered = raw.read_all(sock)
+    assert answered.startswith(b"HTTP/1.1 200 ") and b"Connection: close\r\n" in answered
+    assert b'"SERVER_PROTOCOL": "HTTP/1.0"' in answered
+
+
+def test_http_1_0_is_kept_open_when_the_peer_asks_for_it(sock):
+    whole = request("GET", "/", "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
+    for _ in range(2):
+        sock.sendall(whole)
+        assert answer(sock)["environ"]["SERVER_PROTOCOL"] == "HTTP/1.0"
+
+
+def test_a_connection_is_closed_behind_the_answer_when_the_peer_asks_for_it(sock):
+    sock.sendall(request("GET", "/", "Connection: close") + request("GET", "/never"))
+    answered = raw.read_all(sock)
+    assert answered.count(b"HTTP/1.1 200 ") == 1 and b"Connection: close\r\n" in answered
+
+
+def test_an_answer_to_a_slow_reader_is_whole_and_keeps_nobody_waiting(live_server):
+    size = 4_000_000
+
+    def large(environ, start_response):
+        start_response("200 OK", [("Content-Length", str(size))])
+        return [b"x" * (size - 3) + b"end"]
+
+    def either(environ, start_response):
+        serve = large if environ["PATH_INFO"] == "/large" else application
+        return serve(environ, start_response)
+
+    server = live_server(either)
+    with socket.socket() as slow, raw.dial(server.url) as other:
+        slow.settimeout(20)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((urlsplit(server.url).hostname, urlsplit(server.url).port))
+        slow.sendall(request("GET", "/large"))
+        assert raw.read_head(slow).startswith(b"HTTP/1.1 200 ")
+        other.sendall(request("GET", "/"))
+        assert answer(other)["environ"]["PATH_INFO"] == "/"
+        body = raw._exactly(slow, size)
+        assert (len(body), body[-4:]) == (size, b"xend")
+
+
 def test_a_connection_may_ask_in_every_way_one_after_the_other(sock):
     sock.sendall(request("GET", "/1"))
     assert answer(sock)["environ"]["REQUEST_METHOD"] == "GET"
@@ -101,7 +255,7 @@ def test_a_connection_may_ask_in_every_way_one_after_the_other(sock):
     assert len(answer(sock)["environ"]["HTTP_X_LONG"]) == 20_000
 
 
-def test_a_connection_that_says_nothing_is_closed_in_the_end_and_holds_no_greenlet(live_server):
+def test_a_connection_that_says_nothing_is_closed_in_the_end(live_server):
     server = live_server(application, keepalive_timeout="0.2")
     with raw.dial(server.url) as sock:
         assert raw.read_all(sock) == b""
@@ -109,15 +263,48 @@ def test_a_connection_that_says_nothing_is_closed_in_the_end_and_holds_no_greenl
     assert server.server.http._silent == {}
 
 
-def test_a_connection_that_is_closed_at_once_leaves_nothing_behind(live_server):
+def test_connections_that_say_nothing_hold_no_greenlets(live_server):
+    server = live_server(application)
+    idle = server.server.engine._idle
+    with raw.dial(server.url) as first:
+        first.sendall(request())
+        answer(first)
+        before = live_greenlets() - len(idle)
+        silent = [raw.dial(server.url) for _ in range(50)]
+        wait_until(lambda: len(server.server.http) == 51)
+        # And their turn has ended: what comes later has been answered.
+        first.sendall(request())
+        answer(first)
+        assert live_greenlets() - len(idle) <= before
+        for sock in silent:
+            sock.close()
+
+
+def test_one_that_speaks_late_is_served_and_the_silent_ones_beside_it_are_closed(live_server):
+    server = live_server(application, keepalive_timeout="2")
+    with raw.dial(server.url) as speaks, raw.dial(server.url) as silent:
+        wait_until(lambda: len(server.server.http) == 2)
+        speaks.sendall(request("GET", "/1"))
+        assert answer(speaks)["environ"]["PATH_INFO"] == "/1"
+        assert raw.read_all(silent) == b""
+        assert raw.read_all(speaks) == b""  # It has been silent for as long, by then.
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_connections_that_are_closed_at_once_leave_nothing_behind(live_server, reset, caplog):
     server = live_server(application)
     for _ in range(50):
-        raw.dial(server.url).close()
+        with raw.dial(server.url) as sock:
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     with raw.dial(server.url) as sock:
         sock.sendall(request("GET", "/"))
         answer(sock)
     wait_until(lambda: not server.server.http)
     assert server.server.http._silent == {}
+    assert server.server.engine.watched == 1  # The listening socket.
+    assert not caplog.records
 
 
 def test_a_server_that_stops_closes_the_connections_that_have_said_nothing(live_server):

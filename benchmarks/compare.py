@@ -24,8 +24,9 @@ BASELINE = Path(__file__).with_name("baseline.json")
 TOLERANCE = 0.15
 
 #: What differs from run to run by more, or by less. How much of a burst leaves together depends on
-#: how many messages of it have come by the time the server looks.
-TOLERANCES = {"burst 64 B": 0.40, "memory a listener": 0.25}
+#: how many messages of it have come by the time the server looks; and of an echo with 16 in flight
+#: the floor is a quarter of a microsecond, so that its own noise is most of the ratio's.
+TOLERANCES = {"burst 64 B": 0.40, "echo 10x16 64 B": 0.40, "memory a listener": 0.25}
 
 EFFORT = Effort(rounds=9, secs=0.3, repeat=2, sockets=5_000, handshakes=800)
 

@@ -105,6 +105,13 @@ def test_a_message_amid_the_fragments_of_another_fails(incoming):
     assert close_sent(incoming) == (1002, "expected a continuation frame")
 
 
+def test_whole_messages_are_read_here_again_behind_one_in_fragments(incoming, monkeypatch):
+    incoming.receive(raw.frame("on", fin=False))
+    assert incoming.receive(raw.frame("e", Opcode.CONT)) == ["one"]
+    monkeypatch.setattr(Incoming, "_leave_to_protocol", None)
+    assert incoming.receive(raw.frame("two")) == ["two"]
+
+
 def test_more_fragments_than_allowed_fail(incoming):
     incoming.receive(raw.frame("", fin=False) + raw.frame("", Opcode.CONT, fin=False))
     assert close_sent(incoming) is None
@@ -124,7 +131,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("bad", BAD, ids=["text", "not masked", "fragments"])
 @pytest.mark.parametrize("reads", [1, 2])
 def test_after_a_failure_nothing_is_delivered_or_answered_or_kept(incoming, bad, reads):
     behind = raw.frame("more") + raw.frame(b"ping", Opcode.PING) + raw.frame(b"x" * 500)[:-1]
@@ -132,6 +139,7 @@ def test_after_a_failure_nothing_is_delivered_or_answered_or_kept(incoming, bad,
     alone.receive(bad)
     for piece in [bad + behind] if reads == 1 else [bad, behind]:
         assert incoming.receive(piece) == []
+    assert incoming.receive(b"x") == []
     assert incoming.protocol.data_to_send() == alone.protocol.data_to_send()
     assert kept(incoming) == 0
 

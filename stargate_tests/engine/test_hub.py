@@ -676,14 +676,23 @@ def test_what_a_watcher_has_lent_is_done_though_it_fails_itself(engine, pair, ca
     turn_until(engine, lambda: seen == ["done"])
 
 
-def test_the_hub_may_lend_outside_a_round_of_watchers(engine):
+@pytest.fixture
+def after_a_round(engine):
+    """An engine that has had a round of watchers, and will have none unless there is one ready."""
     seen = []
+    engine.call_from_thread(seen.append, "called")
+    turn_until(engine, lambda: seen)
+    return engine
+
+
+def test_the_hub_may_lend_outside_a_round_of_watchers(after_a_round):
+    engine, seen = after_a_round, []
     engine.call_soon(engine.lend, lambda: seen.append(engine.on_hub))
     turn_until(engine, lambda: seen == [False])
 
 
-def test_a_greenlet_that_is_not_the_hub_may_lend_and_is_not_interrupted(engine):
-    seen = []
+def test_a_greenlet_that_is_not_the_hub_may_lend_and_is_not_interrupted(after_a_round):
+    engine, seen = after_a_round, []
 
     def lends():
         for word in "ab":

@@ -1,5 +1,6 @@
 """The application that the tests start with ``pserve``."""
 
+import logging
 import time
 
 from pyramid.config import Configurator
@@ -17,6 +18,7 @@ def thread_locals(context, request):
 
 
 def slow(context, request):
+    logging.getLogger(__name__).info("a slow request begins")
     time.sleep(float(request.params["seconds"]))
     return Response("done")
 

@@ -172,6 +172,29 @@ def test_the_body_of_a_first_request_is_read_whole(live_server, size, with_head)
         assert answer(sock)["environ"]["PATH_INFO"] == "/next"
 
 
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [("Content-Length: 3", b"abc"), ("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n")],
+)
+def test_a_first_request_for_a_page_may_have_a_body(sock, line, body):
+    sock.sendall(request("GET", "/1", line, body=body) + request("GET", "/2"))
+    assert answer(sock)["end"] == "abc"
+    assert answer(sock)["environ"]["PATH_INFO"] == "/2"
+
+
+def test_what_was_read_at_once_is_let_go_behind_the_answer(live_server):
+    protocols = []
+
+    def keeps(environ, start_response):
+        protocols.append(environ["stargate.take_over"].__self__)
+        return application(environ, start_response)
+
+    with raw.dial(live_server(keeps).url) as sock:
+        sock.sendall(request("GET", "/", "X-Long: " + "y" * 9_000))
+        answer(sock)
+        wait_until(lambda: protocols[0]._data == b"")
+
+
 def test_a_page_a_form_and_a_websocket_on_one_connection(live_server):
     server = live_server(make_app())
     with raw.dial(server.url) as sock:

@@ -70,7 +70,8 @@ def test_a_request_that_is_being_served_is_finished_and_no_new_one_accepted(tmp_
     with pserve(tmp_path) as program:
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(get, program, "/a/@@slow?seconds=1.5")
-            idle = raw.dial(program.url)  # Accepted behind the request: it is being served.
+            program.expect("a slow request begins")
+            idle = raw.dial(program.url)
             with websocket(program, "/a") as peer:
                 program.process.send_signal(signal.SIGTERM)
                 with pytest.raises(ConnectionClosed):

@@ -30,6 +30,9 @@ INVALID_DATA, TOO_BIG = 1007, 1009
 WHOLE_TEXT, WHOLE_BINARY = FIN | TEXT, FIN | BINARY
 WHOLE = frozenset((WHOLE_TEXT, WHOLE_BINARY))
 
+#: The opcodes that there are (RFC 6455, section 5.2): any other fails without its payload.
+OPCODES = frozenset(Opcode)
+
 #: The second byte of a frame from a browser: always masked, then the length.
 MASKED, MASKED_16_BITS = 0x80, 0x80 | 126
 
@@ -93,6 +96,8 @@ class Incoming:
             if end - begin > limit:
                 break  # Nor here: it announces too much.
             if end > size:
+                if data[start] & 0x0F not in OPCODES:
+                    break
                 self._keep(data[start:], end - start)
                 return
             head = data[start]
@@ -147,7 +152,7 @@ def long_extent(data: bytes, start: int) -> tuple[int, int]:
     """
     begin = start + (8 if data[start + 1] == MASKED_16_BITS else 14)
     if len(data) < begin - 4:
-        return begin, begin
+        return begin, begin - 4
     return begin, begin + int.from_bytes(data[start + 2 : begin - 4], "big")
 
 

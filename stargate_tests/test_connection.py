@@ -113,6 +113,18 @@ def test_a_ping_between_fragments_is_answered_at_once(engine, wire):
     assert websocket.wait(5) == "one message"
 
 
+def test_each_ping_is_answered_once(engine, wire):
+    websocket, peer = wire()
+    for payload in (b"one", b"two"):
+        peer.ping(payload)
+        turn_until(engine, lambda last=payload: (peer.read(), peer.pongs)[1][-1:] == [last])
+    peer.say("done")
+    assert websocket.wait(5) == "done"
+    websocket.send("done")
+    turn_until(engine, lambda: peer.read() == ["done"])
+    assert peer.pongs == [b"one", b"two"]
+
+
 def test_a_pong_that_nobody_asked_for_is_ignored(engine, wire):
     websocket, peer = wire()
     peer.frame(Opcode.PONG, b"surprise")

@@ -516,6 +516,30 @@ def test_it_runs_with_its_request_as_the_current_one_and_context_put_back(serve,
     assert found == [(True, True)]
 
 
+@pytest.mark.parametrize("message", ["fine", "fails"])
+def test_the_request_is_not_the_current_one_of_what_its_greenlet_does_next(serve, message, caplog):
+    done = []
+
+    class View(WebSocketView):
+        def on_message(self, websocket, message):
+            done.append(websocket._engine.greenlet)
+            if message == "fails":
+                raise Boom
+
+    server = serve(View)
+    engine = server.server.engine
+
+    def look():
+        done.append((engine.greenlet, get_current_request()))
+
+    with dial(server) as websocket:
+        websocket.send(message)
+        wait_until(lambda: done and not engine.running)
+        engine.call_from_thread(engine.lend, look)
+        wait_until(lambda: len(done) == 2)
+    assert done[1] == (done[0], None)
+
+
 def test_it_begins_when_the_request_is_over(serve):
     order = []
 

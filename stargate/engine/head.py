@@ -15,6 +15,9 @@ from urllib.parse import unquote
 #: taken for a hyphen, and so one header for another.
 _NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+").fullmatch
 
+#: More are refused with 431, by the standard library.
+MOST_HEADERS = 99
+
 #: What comes with one of these is a body, or asks for an answer before one.
 _BODY = frozenset(("HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"))
 
@@ -52,11 +55,12 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
     plain = target.startswith("/") and not target.startswith("//")
     if method not in ("GET", "HEAD") or version != "HTTP/1.1" or not plain:
         return None
+    if len(lines) > MOST_HEADERS:
+        return None
     headers = []
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
-        "CONTENT_TYPE": "text/plain",  # So says eventlet where there is none.
         "GATEWAY_INTERFACE": "CGI/1.1",
     }
     for each in lines:
@@ -67,11 +71,12 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
         value = value.strip(" ")
         headers.append((name, value))
         if key == "HTTP_CONTENT_TYPE":
-            environ["CONTENT_TYPE"] = value
+            environ.setdefault("CONTENT_TYPE", value)  # The first one counts, as line by line.
         elif key in environ:
             environ[key] += "," + value
         else:
             environ[key] = value
+    environ.setdefault("CONTENT_TYPE", "text/plain")  # So says eventlet where there is none.
     path, mark, query = target.partition("?")
     environ["RAW_PATH_INFO"] = path
     environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path

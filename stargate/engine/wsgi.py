@@ -57,7 +57,10 @@ class HttpProtocol(_EventletProtocol):
 
     def setup(self) -> None:
         self.connection = self.request
-        self.rfile: Any = io.BufferedReader(_Stream(self.connection, self._data))
+        # With room for all that has been read: what is left behind the request must be in the
+        # reader's own buffer, where read_ahead() looks for it.
+        room = max(len(self._data), io.DEFAULT_BUFFER_SIZE)
+        self.rfile: Any = io.BufferedReader(_Stream(self.connection, self._data), room)
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
         self.head = read_head(self._data, settings.max_request_line, settings.max_header_size)

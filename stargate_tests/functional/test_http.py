@@ -346,3 +346,13 @@ def test_frames_behind_a_handshake_of_any_length_are_not_lost(live_server, cooki
     with raw.connect(server.url, "/a/@@echo", "Cookie: " + "c" * cookie, behind=behind) as sock:
         for message in messages:
             assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
+
+
+@pytest.mark.parametrize("odd", ["X_Under: 1", "X-Tab: a\tb"])
+def test_frames_behind_a_handshake_that_is_read_line_by_line_are_not_lost(live_server, odd):
+    server = live_server(make_app())
+    messages = ["m" * 6_000, "n" * 6_000, "o"]
+    behind = b"".join(raw.frame(message) for message in messages)
+    with raw.connect(server.url, "/a/@@echo", odd, behind=behind) as sock:
+        for message in messages:
+            assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())

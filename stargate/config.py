@@ -113,11 +113,8 @@ class _IsWebSocket:
     A reified property would have Pyramid make a class for each request: 20 us, of a page's as well.
     """
 
-    def __call__(self, request: Request) -> bool:
+    def __get__(self, request: Request, _owner: type | None = None) -> bool:
         return is_websocket(None, request)
-
-    def __get__(self, request: Any, owner: type | None = None) -> Any:
-        return self if request is None else self(request)
 
 
 class WebSocketPredicate:

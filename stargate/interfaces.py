@@ -135,7 +135,7 @@ class IEngine(Interface):
         """Run ``function`` in a greenlet, at once where that is possible."""
 
     def lend(function, *args):
-        """As ``start``, in a greenlet that is kept for others when this is done."""
+        """Run ``function`` soon in a greenlet that does other short work as well."""
 
     def park():
         """Give way until resumed."""

@@ -148,7 +148,7 @@ class _Walk:
     """Messages that go together to the same listeners, and how far they have come.
 
     Whoever was served out of turn has the walk's number as a mark. Most walks know no such
-    listener: they neither write nor look for marks, which would be a third of their work.
+    listener: they neither write nor look for marks.
     """
 
     __slots__ = (

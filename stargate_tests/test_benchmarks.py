@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import compare, growth, run
+from benchmarks import compare, growth, run, selftest
 from benchmarks.build import Programs, build, missing
 from benchmarks.catalogue import CATALOGUE
 from benchmarks.compare import Figure, better, worse
@@ -468,6 +470,14 @@ def test_a_server_that_does_not_start_is_told_with_its_log(programs, tmp_path):
     lame = replace(CATALOGUE["stargate"], command=("sh", "-c", "echo no such thing >&2; exit 3"))
     with pytest.raises(Broken, match="no such thing"), Server(lame, programs, logs=tmp_path):
         raise AssertionError("it listens")
+
+
+def test_the_load_counts_every_fault_that_is_planted(programs):
+    """Or a table of figures would say nothing about what was delivered."""
+    command = [sys.executable, selftest.__file__, programs.load, programs.floor]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout
+    assert "all as it should be" in done.stdout
 
 
 def test_a_load_that_cannot_connect_is_told(server):

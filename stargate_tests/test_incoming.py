@@ -215,3 +215,16 @@ def test_as_many_fragments_as_allowed_are_a_message():
     fragments = Fragments(Frame(Opcode.BINARY, b"a", fin=False), 3)
     fragments.add(Frame(Opcode.CONT, b"b", fin=False))
     assert fragments.add(Frame(Opcode.CONT, b"c", fin=True)) == b"abc"
+
+
+@pytest.mark.parametrize("head", [b"\x83\x85", b"\x8f\xfe\x03\xe8"])
+def test_an_opcode_that_there_is_not_fails_without_the_payload(incoming, head):
+    incoming.receive(head)
+    assert close_sent(incoming) is not None
+
+
+@pytest.mark.parametrize("head", [b"\x82\xfe\x03\xe9", b"\x82\xff" + bytes(6) + b"\x03\xe9"])
+def test_a_size_over_the_limit_that_comes_byte_by_byte_fails_with_its_last_byte(incoming, head):
+    for byte in head:
+        incoming.receive(bytes((byte,)))
+    assert close_sent(incoming) is not None

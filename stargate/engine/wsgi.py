@@ -16,7 +16,6 @@ from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver
 from stargate.engine.head import Head, host_and_port, read_head
 from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
-from stargate.engine.stock import read_ahead
 
 if TYPE_CHECKING:
     from stargate.connection import Connection
@@ -57,15 +56,12 @@ class HttpProtocol(_EventletProtocol):
 
     def setup(self) -> None:
         self.connection = self.request
-        # With room for all that has been read: what is left behind the request must be in the
-        # reader's own buffer, where read_ahead() looks for it.
-        room = max(len(self._data), io.DEFAULT_BUFFER_SIZE)
-        self.rfile: Any = io.BufferedReader(_Stream(self.connection, self._data), room)
+        data = self.__dict__.pop("_data")
+        self._incoming = _Stream(self.connection, data)
+        self.rfile: Any = io.BufferedReader(self._incoming)
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
-        self.head = read_head(self._data, settings.max_request_line, settings.max_header_size)
-        if self.head is None:
-            self._data = b""
+        self.head = read_head(data, settings.max_request_line, settings.max_header_size)
 
     def handle_one_request(self) -> None:
         head = self.head
@@ -84,7 +80,7 @@ class HttpProtocol(_EventletProtocol):
             if error.errno not in wsgi.BROKEN_SOCK:
                 raise
         finally:
-            self.head, self._data = None, b""
+            self.head = None
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
@@ -159,8 +155,8 @@ class HttpProtocol(_EventletProtocol):
         self.conn_state[2] = wsgi.STATE_IDLE
 
     def _take_over(self) -> TakenOver:
-        head = self.head
-        early = self._data[head.size :] if head else read_ahead(self.rfile, self.connection)
+        self._incoming.leave_socket()
+        early = self.rfile.read() or b""
         self.released = True
         self.connection.close = _leave_open  # Or it would close the socket when it is collected.
         return TakenOver(self.connection.fd, early, _leave)
@@ -197,10 +193,14 @@ class _Stream(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def leave_socket(self) -> None:
+        """From here on there is only what has been read already."""
+        self._sock = None
+
+    def readinto(self, buffer: Any) -> int | None:
         ahead = self._ahead
         if not ahead:
-            return int(self._sock.recv_into(buffer))
+            return None if self._sock is None else int(self._sock.recv_into(buffer))
         size = min(len(ahead), len(buffer))
         buffer[:size], self._ahead = ahead[:size], ahead[size:]
         return size

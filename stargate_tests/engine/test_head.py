@@ -83,6 +83,7 @@ def test_a_content_type_has_no_prefix():
         PLAIN.replace(b"Cookie: a=1", b"Content-Length: 0"),
         PLAIN.replace(b"Cookie: a=1", b"Transfer-Encoding: chunked"),
         PLAIN.replace(b"Cookie: a=1", b"Expect: 100-continue"),
+        PLAIN.replace(b"Cookie: a=1", b"\r\n".join([b"X: 1"] * 95)),
         b"GET /\r\n\r\n",
         b"",
     ],

@@ -395,3 +395,21 @@ def test_stopping_twice_is_stopping_once(live_server):
         with pytest.raises(ConnectionClosed):
             peer.recv(timeout=20)
     server.stop()
+
+
+def test_the_headers_that_make_a_101_are_not_the_applications(live_server):
+    class Meddling(WebSocketView):
+        def __init__(self, request):
+            super().__init__(request)
+            request.add_response_callback(
+                lambda request, response: response.headerlist.extend(
+                    [("Connection", "close"), ("Content-Length", "3"), ("X-Fine", "yes")]
+                )
+            )
+
+    server = live_server(make_app(lambda c: c.add_websocket_view(Meddling, context=Node, name="m")))
+    with connect(server.websocket_url("/a/@@m")) as peer:
+        headers = peer.response.headers
+        assert headers.get_all("Connection") == ["Upgrade"]
+        assert "Content-Length" not in headers
+        assert headers["X-Fine"] == "yes"

@@ -182,19 +182,6 @@ def test_a_first_request_for_a_page_may_have_a_body(sock, line, body):
     assert answer(sock)["environ"]["PATH_INFO"] == "/2"
 
 
-def test_what_was_read_at_once_is_let_go_behind_the_answer(live_server):
-    protocols = []
-
-    def keeps(environ, start_response):
-        protocols.append(environ["stargate.take_over"].__self__)
-        return application(environ, start_response)
-
-    with raw.dial(live_server(keeps).url) as sock:
-        sock.sendall(request("GET", "/", "X-Long: " + "y" * 9_000))
-        answer(sock)
-        wait_until(lambda: protocols[0]._data == b"")
-
-
 def test_a_page_a_form_and_a_websocket_on_one_connection(live_server):
     server = live_server(make_app())
     with raw.dial(server.url) as sock:
@@ -356,3 +343,56 @@ def test_frames_behind_a_handshake_that_is_read_line_by_line_are_not_lost(live_s
     with raw.connect(server.url, "/a/@@echo", odd, behind=behind) as sock:
         for message in messages:
             assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
+
+
+def test_an_answer_that_nobody_reads_is_given_up_after_socket_timeout(live_server):
+    def much(environ, start_response):
+        start_response("200 OK", [("Content-Length", str(64 << 20))])
+        return [bytes(1 << 20)] * 64
+
+    server = live_server(much, socket_timeout="0.2")
+    with raw.dial(server.url) as sock:
+        sock.sendall(request())
+        wait_until(lambda: len(server.server.http) == 1)
+        wait_until(lambda: not server.server.http)
+
+
+def test_frames_behind_a_page_and_a_handshake_in_one_packet_are_not_lost(live_server):
+    server = live_server(make_app())
+    messages = ["m" * 6_000, "n" * 6_000, "o"]
+    behind = b"".join(raw.frame(message) for message in messages)
+    with raw.dial(server.url, timeout=20) as sock:
+        page = request("GET", "/a/@@page")
+        sock.sendall(page + raw.handshake("localhost", "/a/@@echo") + behind)
+        assert raw.read_head(sock).startswith(b"HTTP/1.1 200 ")
+        assert raw._exactly(sock, 14) == b"the page of /a"
+        assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
+        for message in messages:
+            assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
+
+
+def status(server, whole, cut=None):
+    with raw.dial(server.url) as sock:
+        if cut:
+            sock.sendall(whole[:cut])
+            heard(server)
+        sock.sendall(whole[cut or 0 :])
+        return raw.read_head(sock).split()[1]
+
+
+def test_as_many_headers_are_taken_in_one_packet_as_in_two(live_server):
+    found = []
+    for number in (97, 98, 99):  # And two more: up to 99 are taken.
+        whole = request("GET", "/", *["X: 1"] * number, "Connection: close")
+        found.append([status(live_server(application), whole, cut) for cut in (None, 20)])
+    assert all(one == two for one, two in found), found
+
+
+def test_of_two_content_types_the_same_is_taken_in_one_packet_and_in_two(live_server):
+    server, found = live_server(application), []
+    whole = request("GET", "/", "Content-Type: a/b", "Content-Type: c/d")
+    with raw.dial(server.url) as sock:
+        for _ in range(2):  # The first is read in one go, the second line by line.
+            sock.sendall(whole)
+            found.append(answer(sock)["environ"]["CONTENT_TYPE"])
+    assert found[0] == found[1]

@@ -24,6 +24,7 @@ from stargate.interfaces import IGate
 from stargate.message import Message
 from stargate.pubsub import Listeners, Topics
 from stargate.settings import Limits, limits
+from stargate.stats import Counters, Stats
 from stargate.walk import NOBODY, Walks
 from stargate.websocket import WebSocket
 
@@ -54,6 +55,8 @@ class Gate:
         self._walks = Walks()
         self._backplane = MemoryBackplane(self._deliver)
         self._told = False
+        #: What has happened so far; :meth:`stats` is for reading it.
+        self.counters = Counters()
 
     # For everybody, from any greenlet and any OS thread.
 
@@ -130,6 +133,20 @@ class Gate:
         render = factory(RendererHelper(name="json", registry=registry))
         text = render(value, {"request": None})
         return text.decode() if isinstance(text, bytes) else text
+
+    def stats(self) -> Stats:
+        """What this application's WebSockets have seen in this process, from any thread."""
+        found: Stats = self._in_engine(self._stats)
+        return found
+
+    def _stats(self) -> Stats:
+        counters = self.counters
+        refusals = dict(counters.refusals)
+        if self._engine is not None:
+            for cause, count in self._engine.refusals.items():
+                refusals[cause] = refusals.get(cause, 0) + count
+        counts = {name: getattr(counters, name) for name in Counters.__slots__}
+        return Stats(**{**counts, "refusals": refusals, "queued_bytes": 0})
 
     # For the view that opens a connection.
 

@@ -15,7 +15,7 @@ from pyramid.view import _find_views
 from pyramid.viewderivers import INGRESS
 from zope.interface import providedBy
 
-from stargate.application import Gate, register
+from stargate.application import Gate, gate, register
 from stargate.engine import has_socket, refuse
 from stargate.handshake import (
     UPGRADE_HEADERS,
@@ -58,11 +58,11 @@ def includeme(config: Configurator) -> None:
 
 
 def _register_gate(config: Configurator, settings: dict[str, Any]) -> None:
-    gate = Gate(config.registry, settings)
+    made = Gate(config.registry, settings)
     intr = config.introspectable("stargate", "gate", "the gate of this application", "gate")
     intr.update(settings)
     # At once: a resource may send while the rest of the configuration goes on.
-    register(gate, config.registry)
+    register(made, config.registry)
     config.action(("stargate", "gate"), introspectables=(intr,))
 
 
@@ -235,6 +235,7 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
         if isinstance(found, Accepted):
             return found
         log.info("refused a WebSocket at %s: %s", request.path, found.reason)
+        gate(request.registry).counters.refuse(found.cause)
         answer = refusal(found)
         if refuse(request.environ):
             answer.headers["Connection"] = "close"
@@ -250,6 +251,7 @@ def _no_socket(request: Request) -> Response:
         "`use = egg:stargate#eventlet` into [server:main]"
     )
     log.error("refused a WebSocket at %s: %s", request.path, why)
+    gate(request.registry).counters.refuse("no_socket")
     return HTTPNotImplemented(why)
 
 

@@ -69,11 +69,15 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Refused:
-    """A handshake that does not: the HTTP status, what to tell the peer, and its headers."""
+    """A handshake that does not: the HTTP status, what to tell the peer, and its headers.
+
+    ``cause`` is what it is counted as: one word, the same for all refusals of a kind.
+    """
 
     status: int
     reason: str
     headers: tuple[tuple[str, str], ...] = ()
+    cause: str = "malformed"
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,8 @@ class Negotiator:
         protocol = ServerProtocol(**self._options)
         status = protocol.accept(request).status_code
         upgrade = UPGRADE_HEADERS if status == 426 else ()
-        return Refused(status, str(protocol.handshake_exc), upgrade)
+        cause = "version" if status == 426 else "malformed"
+        return Refused(status, str(protocol.handshake_exc), upgrade, cause)
 
 
 @lru_cache(maxsize=2)
@@ -215,7 +220,7 @@ def _headers(environ: dict[str, Any]) -> Headers:
 def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
     """What makes it no handshake, before a key or an origin is looked at."""
     if environ.get("SERVER_PROTOCOL") == "HTTP/0.9" or _is_http_10(environ):
-        return Refused(426, "a WebSocket needs HTTP/1.1", UPGRADE_HEADERS)
+        return Refused(426, "a WebSocket needs HTTP/1.1", UPGRADE_HEADERS, "version")
     hosts = headers.get_all("Host")
     if len(hosts) != 1:
         return Refused(400, f"one Host header is needed, not {len(hosts)}")
@@ -227,6 +232,7 @@ def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
             426,
             f"version {', '.join(versions)} of the protocol is not spoken here, 13 is",
             UPGRADE_HEADERS,
+            "version",
         )
     return None
 
@@ -253,7 +259,7 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
         if origin is None or split_origin(origin) is None
         else "If that page is yours, add its origin to stargate.allowed_origins",
     )
-    return Refused(403, f"a page of {origin} may not open a WebSocket here")
+    return Refused(403, f"a page of {origin} may not open a WebSocket here", cause="origin")
 
 
 def _names(parse: Any, value: str, token: str) -> bool:

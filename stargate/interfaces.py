@@ -105,6 +105,9 @@ class IGate(Interface):
     def address(target):
         """The address of a resource."""
 
+    def stats():
+        """What has happened to the application's WebSockets in this process, as one object."""
+
 
 class IBackplane(Interface):
     """What carries messages from the process that sends to the processes that listen."""

@@ -74,6 +74,8 @@ class Engine:
         self.process = Engine.last_made_in = os.getpid()
         #: Every open WebSocket of this engine: what a server says good-bye to when it stops.
         self.connections: set[Any] = set()
+        #: Connections and requests refused before any application knew of them, by cause.
+        self.refusals: dict[str, int] = {}
         #: How many views run at this moment, parked ones not counted.
         self.running = 0
         #: One object a class, for the rooms above: what they share among all users of an engine.

@@ -1,0 +1,71 @@
+"""Counters: what has happened to one application's WebSockets in this process; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one application has seen in this process since it was made; counts only ever grow.
+
+    ``connections`` and ``queued_bytes`` are as things stand at this moment. Bytes are those of
+    frames, headers included, compressed where they were.
+    """
+
+    #: WebSockets that are open now, those in their close handshake included.
+    connections: int
+    #: WebSockets that have been opened.
+    opened: int
+    #: Handshakes, requests and connections that were refused, by reason.
+    refusals: Mapping[str, int]
+    #: Whole messages that have come in, and bytes.
+    messages_in: int
+    bytes_in: int
+    #: Messages handed to connections, one for each listener, and bytes.
+    messages_out: int
+    bytes_out: int
+    #: Walks made: messages for the same listeners that left in one turn are one walk.
+    walks: int
+    #: Bytes that wait in outboxes now.
+    queued_bytes: int
+    #: Messages that slow listeners did not get, those dropped at a slow close included.
+    drops: int
+    #: WebSockets closed with 1013 because their peers read too slowly.
+    slow_closes: int
+    #: WebSockets cut because their peers were silent for ``ping_interval`` and ``ping_timeout``.
+    pings_missed: int
+
+
+class Counters:
+    """What :class:`Stats` is made from. Everything belongs to the engine's own OS thread."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "connections",
+        "drops",
+        "messages_in",
+        "messages_out",
+        "opened",
+        "pings_missed",
+        "refusals",
+        "slow_closes",
+        "walks",
+    )
+
+    def __init__(self) -> None:
+        self.connections = self.opened = 0
+        self.messages_in = self.bytes_in = self.messages_out = self.bytes_out = 0
+        self.walks = self.drops = self.slow_closes = self.pings_missed = 0
+        self.refusals: dict[str, int] = {}
+
+    def refuse(self, cause: str) -> None:
+        """Count one refusal for ``cause``, a word of the table in the documentation."""
+        count_refusal(self.refusals, cause)
+
+
+def count_refusal(refusals: dict[str, int], cause: str) -> None:
+    """Count one more refusal for ``cause``."""
+    refusals[cause] = refusals.get(cause, 0) + 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from websockets.protocol import OPEN as PROTOCOL_OPEN
 
-from stargate.incoming import Incoming
+from stargate.incoming import UNBOUNDED, Incoming
 from stargate.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ class Connection:
 
     # What those above add.
 
+    def _room(self) -> int:
+        """How many more messages may come in before somebody has read those that have."""
+        return UNBOUNDED
+
     def _on_message(self, message: str | bytes) -> None:
         """A whole message has come in."""
 
@@ -194,14 +198,43 @@ class Connection:
         if self.state is State.CLOSED:
             return
         incoming = self._incoming or self._listen()
-        messages = incoming.receive(data)
+        messages = incoming.receive(data, self._room())
         if self.state is State.OPEN:
             for message in messages:
                 self._on_message(message)
         writes = incoming.protocol.writes and incoming.protocol.data_to_send()
         if writes:
+            if incoming.too_fast:
+                self._tell_too_fast()
             self._answer(writes)
+        if incoming.rest:
+            self._set_reading(False)
+            if self._room() > 0:
+                self._read_on()
         self._on_input()
+
+    def _read_on(self) -> None:
+        """Go on with what is left of the last read, at a turn of its own; else with reading."""
+        incoming = self._incoming
+        if incoming is None or not incoming.rest:
+            self._set_reading(True)
+        elif not incoming.due:
+            incoming.due = True
+            self._engine.call_soon(self._take_rest, incoming)
+
+    def _take_rest(self, incoming: Incoming) -> None:
+        incoming.due = False
+        self._receive(b"")
+        if not incoming.rest and self._room() > 0:
+            self._set_reading(True)
+
+    def _tell_too_fast(self) -> None:
+        self._engine.spawn(
+            log.warning,
+            "closing a WebSocket that sends too fast: stargate.max_message_rate is %d (%r)",
+            self._limits.max_message_rate,
+            self,
+        )
 
     def _listen(self) -> Incoming:
         """What understands the peer; made when it is first needed."""
@@ -341,7 +374,7 @@ class Connection:
             topic.discard(self)
         self._topics = ()
         self._deadline = self._engine.call_later(self._limits.close_timeout, self._abort)
-        self._set_reading(True)  # Until the peer's end: a close with bytes unread is a reset.
+        self._read_on()  # Until the peer's end: a close with bytes unread is a reset.
         self._on_end()
 
     def _finish_sending(self) -> None:

@@ -104,6 +104,15 @@ APPLICATION = (
         "million tiny ones cost a server far more than they cost a peer.",
     ),
     Setting(
+        "max_message_rate",
+        0,
+        at_least(0),
+        "messages a second",
+        "The most messages a second that are taken from one WebSocket, pings and pongs among them, "
+        "with as many at once after a second of silence; more close it with 1008. 0 is no bound: "
+        "what is too much only the application can know, and a flood holds nobody else up.",
+    ),
+    Setting(
         "compression",
         "off",
         one_of("off", "deflate"),
@@ -161,6 +170,7 @@ class Limits:
 
     max_message_size: int = 1_048_576
     max_fragments: int = 16_384
+    max_message_rate: int = 0
     inbox_length: int = 64
     outbox_size: int = 4_194_304
     outbox_high_water: int = 262_144

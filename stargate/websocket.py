@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from stargate.connection import LOST, READ, Connection, State
 from stargate.exceptions import ConnectionClosed
+from stargate.incoming import UNBOUNDED
 from stargate.interfaces import IWebSocket
 from stargate.message import FIN, PING, frame, frame_for
 from stargate.walk import write
@@ -155,7 +156,7 @@ class WebSocket(Connection):
     def _take(self, inbox: deque[str | bytes]) -> str | bytes:
         message = inbox.popleft()
         if not self._events & READ and len(inbox) * 2 <= self._limits.inbox_length:
-            self._set_reading(True)
+            self._read_on()
         return message
 
     def _park(self, timeout: float | None) -> None:
@@ -182,6 +183,12 @@ class WebSocket(Connection):
         if self._waiter is greenlet:
             self._waiter = None
             greenlet.switch(_TIMED_OUT)
+
+    def _room(self) -> int:
+        inbox = self._inbox
+        if inbox is None or self.state is not State.OPEN:
+            return UNBOUNDED
+        return self._limits.inbox_length - len(inbox)
 
     def _on_message(self, message: str | bytes) -> None:
         inbox = self._inbox
@@ -214,7 +221,7 @@ class WebSocket(Connection):
             self.discarded += len(self._inbox)
             self._inbox = None
             if self.state is State.OPEN:
-                self._set_reading(True)
+                self._read_on()
 
     # Writing.
 

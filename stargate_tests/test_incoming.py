@@ -23,7 +23,9 @@ def close_sent(incoming):
 
 def kept(incoming):
     """How many bytes it holds on to, its protocol's included."""
-    return len(incoming._partial or b"") + len(incoming.protocol.reader.buffer)
+    partial = incoming._partial
+    buffered = len(partial._buffer) if partial is not None else 0
+    return buffered + len(incoming.rest) + len(incoming.protocol.reader.buffer)
 
 
 # Frames.

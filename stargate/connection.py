@@ -44,6 +44,8 @@ SENDS_A_TURN = 16
 #: The first byte of every pong: final, and its opcode.
 PONG_FRAME = 0x8A
 
+TOO_FAST = "closing a WebSocket that sends too fast: stargate.max_message_rate is %d (%r)"
+
 NORMAL, GOING_AWAY, NO_CODE, LOST = 1000, 1001, 1005, 1006
 TRY_LATER = 1013
 
@@ -205,7 +207,7 @@ class Connection:
         writes = incoming.protocol.writes and incoming.protocol.data_to_send()
         if writes:
             if incoming.too_fast:
-                self._tell_too_fast()
+                self._engine.spawn(log.warning, TOO_FAST, self._limits.max_message_rate, self)
             self._answer(writes)
         if incoming.rest:
             self._set_reading(False)
@@ -227,14 +229,6 @@ class Connection:
         self._receive(b"")
         if not incoming.rest and self._room() > 0:
             self._set_reading(True)
-
-    def _tell_too_fast(self) -> None:
-        self._engine.spawn(
-            log.warning,
-            "closing a WebSocket that sends too fast: stargate.max_message_rate is %d (%r)",
-            self._limits.max_message_rate,
-            self,
-        )
 
     def _listen(self) -> Incoming:
         """What understands the peer; made when it is first needed."""

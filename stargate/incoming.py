@@ -8,7 +8,8 @@ library, a frame at a time, behind what it would see late or in another way than
   are cut into frames and reads;
 - what is wrong with a frame by its first two bytes fails before its payload has come;
 - control frames may come between the fragments of a message (section 5.4), a close frame too, and
-  the size of messages is no limit to them.
+  the size of messages is no limit to them;
+- that size is the inflated one: what cannot be compressed is a little longer on the wire.
 """
 
 from __future__ import annotations
@@ -64,6 +65,13 @@ class Violation(Exception):
         super().__init__(f"{code} {reason}")
 
 
+class TooBig(Violation):
+    """A message is longer than ``stargate.max_message_size``."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(TOO_BIG, f"over {limits.max_message_size} bytes")
+
+
 class Incoming:
     """What one peer says. Made when it first says something: most listeners never do."""
 
@@ -73,6 +81,7 @@ class Incoming:
         "_limits",
         "_partial",
         "_rate",
+        "_slack",
         "due",
         "protocol",
         "rest",
@@ -80,8 +89,12 @@ class Incoming:
     )
 
     def __init__(self, limits: Limits, extensions: list[Extension]) -> None:
+        #: How much longer than its content a message may be on the wire, when it is compressed.
+        self._slack = limits.max_message_size // 64 + 64 if extensions else 0
         #: The state of the connection as RFC 6455 has it, and what is to be answered.
-        self.protocol = Protocol(Side.SERVER, max_size=limits.max_message_size, logger=protocol_log)
+        self.protocol = Protocol(
+            Side.SERVER, max_size=limits.max_message_size + self._slack, logger=protocol_log
+        )
         self.protocol.extensions = extensions
         self._limits = limits
         self._fragments: Fragments | None = None
@@ -130,9 +143,7 @@ class Incoming:
         counts = protocol.state is OPEN
         while size - start > 1 and most >= 0:
             head, second = data[start], data[start + 1]
-            if second < MASKED:
-                break  # Not masked: no need to wait for the rest of it.
-            plain = head in WHOLE and protocol.current_size is None
+            plain = head in WHOLE and second >= MASKED and protocol.current_size is None
             if not plain:
                 self._check(head, second)
             if second < MASKED_16_BITS:
@@ -140,8 +151,8 @@ class Incoming:
                 end = begin + second - MASKED
             else:
                 begin, end = long_extent(data, start)
-            if end - begin > most and not head & CONTROL:
-                break  # Nor here: it announces too much.
+            if end - begin > most:
+                self._check_size(head, end - begin - most)
             if end > size:
                 self._partial = Partial(data[start:], begin - start, end - start, self._text(head))
                 return
@@ -155,28 +166,30 @@ class Incoming:
                     messages.append(str(payload, "utf-8") if head == WHOLE_TEXT else payload)
             start = end
             if start < size and (work <= 0 or len(messages) >= room):
-                self.rest = data[start:] if most >= 0 else b""
+                self.rest = data[start:]
                 return
-        if most < 0 or start == size:
-            return
-        if size - start == 1:
+        if start < size and most >= 0:
             self._partial = Partial(data[start:], 6, 2, None)
-        else:
-            self._fragments = None
-            self._leave_to_protocol(data[start:], messages)  # To fail, and to say why.
 
     def _most(self) -> int:
         """How long the payload of the next frame may be; less than nothing when all is over."""
         protocol = self.protocol
         if protocol.eof_sent:
             return -1
-        return self._limits.max_message_size - (protocol.current_size or 0)
+        return max(0, self._limits.max_message_size - (protocol.current_size or 0))
 
     def _check(self, head: int, second: int) -> None:
         protocol = self.protocol
         wrong = fault(head, second, bool(protocol.extensions), protocol.current_size is not None)
         if wrong:
             raise Violation(PROTOCOL_ERROR, wrong)
+
+    def _check_size(self, head: int, excess: int) -> None:
+        """A frame announces ``excess`` bytes more than the message may have."""
+        fragments = self._fragments
+        deflated = head & RSV1 or (fragments is not None and fragments.deflated)
+        if not head & CONTROL and (not deflated or excess > self._slack):
+            raise TooBig(self._limits)
 
     def _complete(self, partial: Partial, data: bytes) -> bytes:
         """All there is of a frame that had come in part, or nothing as long as more is to come."""
@@ -231,9 +244,11 @@ class Incoming:
                 self._fragments = None
                 messages.append(message)
         elif frame.fin:
+            if len(frame.data) > self._limits.max_message_size:
+                raise TooBig(self._limits)
             messages.append(decode(frame.opcode, frame.data))
         else:
-            self._fragments = Fragments(frame, self._limits.max_fragments, deflated)
+            self._fragments = Fragments(frame, self._limits, deflated)
 
     def _count(self, rate: Rate, messages: list[str | bytes]) -> None:
         """Take what has come out of the bucket; what was too much is not delivered."""
@@ -246,13 +261,15 @@ class Incoming:
 
 
 def fault(head: int, second: int, deflates: bool, amid: bool) -> str:
-    """What is wrong with a frame by its first two bytes alone, or ``""``; masks are not looked at.
+    """What is wrong with a frame by its first two bytes alone, or ``""``.
 
     ``deflates``: compression was agreed on; ``amid``: it comes between the fragments of a message.
     """
     opcode, reserved = head & 0x0F, head & RESERVED
     if opcode not in OPCODES:
         return "invalid opcode"
+    if second < MASKED:
+        return "incorrect masking"
     if reserved and not (reserved == RSV1 and deflates and opcode in (TEXT, BINARY)):
         return "reserved bits must be 0"
     if opcode & CONTROL:
@@ -331,13 +348,13 @@ class Text:
 
 
 class Fragments:
-    """A message that has come in part; its size is bounded by the protocol, their number here."""
+    """A message that has come in part."""
 
-    __slots__ = ("_count", "_most", "_opcode", "_payload", "deflated", "text")
+    __slots__ = ("_count", "_limits", "_opcode", "_payload", "deflated", "text")
 
-    def __init__(self, first: Frame, most: int, deflated: bool = False) -> None:
+    def __init__(self, first: Frame, limits: Limits, deflated: bool = False) -> None:
         self._opcode, self._payload = first.opcode, bytearray()
-        self._count, self._most = 0, most
+        self._count, self._limits = 0, limits
         #: Whether they come compressed: what is on the wire is no text then.
         self.deflated = deflated
         self.text = Text() if first.opcode is Opcode.TEXT else None
@@ -347,12 +364,14 @@ class Fragments:
         """Take the next fragment; returns the message if it was the last."""
         self._payload += frame.data
         self._count += 1
+        if len(self._payload) > self._limits.max_message_size:
+            raise TooBig(self._limits)
         if self.text is not None:
             self.text.feed(frame.data)
         if frame.fin:
             return decode(self._opcode, self._payload)
-        if self._count >= self._most:
-            raise Violation(TOO_BIG, f"over {self._most} fragments")
+        if self._count >= self._limits.max_fragments:
+            raise Violation(TOO_BIG, f"over {self._limits.max_fragments} fragments")
         return None
 
 

@@ -41,7 +41,7 @@ Report = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def table(report: Report) -> str:
-    """How many cases of each agent ended how, and in which way the connections were closed badly."""
+    """How many cases of each agent ended how, and how many connections were closed badly."""
     heads = (*BEHAVIORS, "bad closes", "in all")
     width = max(len(agent) for agent in report) + 2
     lines = [" " * width + "  ".join(heads)]

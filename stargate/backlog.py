@@ -30,8 +30,9 @@ LOOKS = 5
 FREED = 64
 
 #: In a turn of the hub that does not end: how long a listener may take to make room, how long it
-#: may stand still meanwhile, and how long all may keep the sender waiting in vain, in seconds.
-ROOM_SECONDS, STILL_SECONDS, VAIN_SECONDS = 1.0, 0.1, 2.0
+#: may stand still meanwhile, and how long all may keep the sender waiting in vain, in seconds. A
+#: peer that reads seems to stand still while it empties a buffer of some MB in its own kernel.
+ROOM_SECONDS, STILL_SECONDS, VAIN_SECONDS = 2.0, 0.5, 2.0
 
 
 class Backlog:

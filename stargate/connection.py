@@ -16,7 +16,7 @@ from websockets.protocol import OPEN as PROTOCOL_OPEN
 
 from stargate.incoming import Incoming
 from stargate.message import FIN, PING, frame
-from stargate.sending import WRITE, Sending
+from stargate.sending import NOTSENT_LOWAT, TCP, WRITE, Sending
 from stargate.state import State
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ log = logging.getLogger(__name__)
 
 #: What epoll calls EPOLLIN and EPOLLERR; and none of its bits, for not being watched.
 READ, ERROR, UNWATCHED = 0x001, 0x008, 0x10000
-
-#: Unsent bytes that the kernel keeps for a peer that does not read; the rest waits in the outbox,
-#: where it is counted. Without this it is the send buffer's 4 MB.
-NOTSENT_LOWAT = 65_536
 
 #: Bytes read from a socket at once.
 READ_SIZE = 65_536
@@ -115,7 +111,7 @@ class Connection(Sending):
         """Send the handshake's answer, then read; ``early`` came in with the handshake."""
         sock = self._sock
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        if sock.family in TCP:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         self._engine.connections.add(self)

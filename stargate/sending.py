@@ -7,6 +7,7 @@ engine's own OS thread.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,15 @@ log = logging.getLogger(__name__)
 
 #: What epoll calls EPOLLOUT.
 WRITE = 0x004
+
+TCP = (socket.AF_INET, socket.AF_INET6)
+
+#: Unsent bytes that the kernel keeps for a peer that does not read; the rest waits in the outbox,
+#: where it is counted. Without this it is the send buffer's 4 MB.
+NOTSENT_LOWAT = 65_536
+
+#: The same for who wants the latest message only: what the kernel has is old when it is read.
+LATEST_LOWAT = 8_192
 
 #: ``sendmsg`` calls for one socket in one turn of the hub.
 SENDS_A_TURN = 16
@@ -244,6 +254,8 @@ class Sending:
             policies.pop(topic, None)
         else:
             policies[topic] = policy
+            if policy is LATEST and self._sock.family in TCP:
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, LATEST_LOWAT)
         self._policies = policies or None
 
     def _miss(self, count: int) -> None:

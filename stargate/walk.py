@@ -114,7 +114,6 @@ class Walks:
 
     def _turn(self, engine: Engine) -> None:
         self._scheduled = False
-        self.backlog.turns += 1
         budget = SLICE
         if len(self._queue) > 1 and self._queue[0].started:
             budget = self._overtake(budget)
@@ -122,6 +121,8 @@ class Walks:
             budget -= self._advance(self._queue[0], budget)
         if self._queue:
             self._schedule(engine)
+        # Last: before the hub has looked for sockets again, none has had a chance to take more.
+        self.backlog.turns += 1
 
     def _advance(self, walk: _Walk, budget: int) -> int:
         """Serve at most ``budget`` listeners of ``walk``; returns what that cost of it.

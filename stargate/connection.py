@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from websockets.protocol import OPEN as PROTOCOL_OPEN
@@ -148,35 +149,51 @@ class Connection:
     # Opening.
 
     def _open(self, response: bytes, early: bytes) -> None:
-        """Send the handshake's answer, then read; ``early`` came in with the handshake."""
+        """Send the handshake's answer, then read; ``early`` came in with the handshake.
+
+        What it raises has ended the connection.
+        """
         sock = self._sock
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
-        self._engine.connections.add(self)
-        self._events = READ
-        self._engine.watch(self._fd, READ, self._on_ready)
-        self._put(response)
-        if early:
-            self._engine.call_soon(self._receive, early)
+        try:
+            self._engine.connections.add(self)
+            self._events = READ
+            self._engine.watch(self._fd, READ, self._on_ready)
+            self._put(response)
+            if early:
+                self._engine.call_soon(self._receive_early, early)
+        except BaseException:  # There is no room for it.
+            self._lose()
+            raise
+
+    def _receive_early(self, early: bytes) -> None:
+        try:
+            self._receive(early)
+        except Exception as error:
+            self._fail(error)
 
     # Reading.
 
     def _on_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._drain()
-        if not events & ~WRITE or self.state is State.CLOSED:
-            return
-        if self._events & READ:
-            self._read()
-        elif events & ERROR:
-            self._lose()
-        else:
-            # The peer has hung up, and what it said before waits behind a full inbox. It would be
-            # told at each turn: do not listen until the view has caught up.
-            self._engine.unwatch(self._fd)
-            self._events = UNWATCHED
+        try:
+            if events & WRITE:
+                self._drain()
+            if not events & ~WRITE or self.state is State.CLOSED:
+                return
+            if self._events & READ:
+                self._read()
+            elif events & ERROR:
+                self._lose()
+            else:
+                # The peer has hung up, and what it said before waits behind a full inbox. It would
+                # be told at each turn: do not listen until the view has caught up.
+                self._engine.unwatch(self._fd)
+                self._events = UNWATCHED
+        except Exception as error:
+            self._fail(error)
 
     def _read(self) -> None:
         try:
@@ -352,6 +369,14 @@ class Connection:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
                 self._dispose()
+
+    def _fail(self, error: Exception) -> None:
+        """There was no memory, or an error of ours: it ends this connection, and no other.
+
+        What had been read is lost, and what comes behind it would make no sense.
+        """
+        self._lose()
+        self._engine.spawn(partial(log.error, "%r failed", self, exc_info=error))
 
     def _lose(self) -> None:
         """The peer has gone, or the socket is broken."""

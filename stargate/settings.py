@@ -146,6 +146,15 @@ APPLICATION = (
         "before it; then the connection is cut.",
     ),
     Setting(
+        "drain_period",
+        0.0,
+        seconds(0),
+        "seconds",
+        "When the server ends, its WebSockets are told so one after the other over this time, and "
+        "served until then: their browsers do not all come back in one second. At most what "
+        "`graceful_timeout` of the server leaves for the close handshakes.",
+    ),
+    Setting(
         "backplane",
         "memory",
         one_of("memory"),
@@ -165,6 +174,7 @@ class Limits:
     outbox_size: int = 4_194_304
     outbox_high_water: int = 262_144
     close_timeout: float = 10.0
+    drain_period: float = 0.0
 
 
 def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""A server reached over TCP, over TLS and over a UNIX socket, for what has to hold on each."""
+
+from __future__ import annotations
+
+from http.client import HTTPConnection, HTTPResponse
+from itertools import count
+from pathlib import Path
+
+from websockets.sync import client
+
+from stargate_tests import raw
+from stargate_tests.certificates import certificate, trust
+
+ALL = ["tcp", "tls", "unix"]
+
+_numbers = count()
+
+
+def settings(transport: str, tmp_path: Path) -> dict[str, str]:
+    """What a server on ``transport`` has in ``[server:main]``, but for a port."""
+    if transport == "tls":
+        return certificate().settings
+    if transport == "unix":
+        return {"unix_socket": str(tmp_path / f"{next(_numbers)}.sock")}
+    return {}
+
+
+def over(transport: str, live_server, tmp_path: Path):
+    """``live_server`` with every server on ``transport``."""
+
+    def start(application, **more):
+        return live_server(application, **settings(transport, tmp_path), **more)
+
+    return start
+
+
+def connect(server, path: str = "/", **options):
+    """A WebSocket of the ``websockets`` library to a ``LiveServer``."""
+    if server.url.startswith("unix:"):
+        return client.unix_connect(
+            server.url.removeprefix("unix:"), f"ws://localhost{path}", **options
+        )
+    if server.url.startswith("https:"):
+        options["ssl"] = trust()
+    return client.connect(server.websocket_url(path), **options)
+
+
+def get(server, path: str = "/") -> HTTPResponse:
+    """The answer to a GET, read whole: its ``body`` is in the attribute of that name."""
+    connection = HTTPConnection("localhost")
+    connection.sock = raw.dial(server.url)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.body = answer.read()
+    finally:
+        connection.close()
+    return answer

@@ -7,7 +7,7 @@ know which of the two it has.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -167,43 +167,46 @@ class TlsSocket:
     def send(self, buffer: Any, _flags: int = 0) -> int:
         """As a socket's; where the kernel does not take all that was encrypted, one byte less.
 
-        What is encrypted will leave, and cannot be taken back: the last byte of it is said not to
-        be sent, so that the caller counts the buffer as begun, and comes back with the rest when
-        the socket is writable.
+        What is encrypted will leave, and cannot be taken back. Of a buffer that was encrypted to
+        its end, the last byte is said not to be sent, so that the caller comes back when the
+        socket is writable, and counts the buffer as begun until then.
         """
         size = len(buffer)
         if size > PIECE or self._unsent or self._owed:
             return self.sendmsg((buffer,))
-        return self._pass_on(self._encrypt(buffer), size) if size else 0
+        if size:
+            self._pass_on(buffer)
+        return self._own_up(size, size)
 
-    def sendmsg(self, buffers: Iterable[Any]) -> int:
+    def sendmsg(self, buffers: Sequence[Any]) -> int:
         """As :meth:`send`, for several buffers."""
         self._flush()
         taken, self._owed = self._owed, 0
         for piece in pieces(buffers, taken):
-            size = len(piece)
-            sent = self._pass_on(self._encrypt(piece), taken + size)
-            if sent != taken + size:
-                return sent
-            taken += size
-        return taken
+            taken += len(piece)
+            self._pass_on(piece)
+            if self._unsent:
+                break
+        return self._own_up(taken, sum(map(len, buffers)))
 
-    def _encrypt(self, piece: Any) -> bytes:
+    def _pass_on(self, piece: Any) -> None:
+        """Encrypt ``piece``, and send as much of that as the kernel takes."""
         try:
             self._tls.write(piece)
         except ssl.SSLError as error:
             raise BrokenPipeError(errno.EPIPE, f"TLS: {reason(error)}") from None
-        return bytes(self._outgoing.read())
-
-    def _pass_on(self, ciphertext: bytes, taken: int) -> int:
-        """Send what ``taken`` bytes have become; returns how many of them to own up to."""
+        ciphertext = self._outgoing.read()
         try:
             sent = self._sock.send(ciphertext)
         except BlockingIOError:
             sent = 0
-        if sent == len(ciphertext):
+        self._unsent = ciphertext[sent:]
+
+    def _own_up(self, taken: int, of: int) -> int:
+        """How many of the ``taken`` bytes to call sent, where ``of`` bytes were to be."""
+        if not self._unsent or taken < of:
             return taken
-        self._unsent, self._owed = ciphertext[sent:], 1
+        self._owed = 1
         if taken == 1:
             raise not_now()
         return taken - 1
@@ -261,18 +264,14 @@ class TlsSocket:
 
 
 def pieces(buffers: Iterable[Any], skip: int) -> Iterator[bytearray]:
-    """``buffers`` without their first ``skip`` bytes, in pieces of at most ``PIECE`` bytes.
-
-    No piece ends one byte into a buffer: that byte would be the one that is said not to be sent,
-    and the buffer would seem not to be begun.
-    """
+    """``buffers`` without their first ``skip`` bytes, in pieces of at most ``PIECE`` bytes."""
     piece = bytearray()
     for buffer in buffers:
         rest = memoryview(buffer)[skip:]
         skip = max(0, skip - len(buffer))
         while rest:
             room = PIECE - len(piece)
-            if room < 2:
+            if not room:
                 yield piece
                 piece, room = bytearray(), PIECE
             piece += rest[:room]

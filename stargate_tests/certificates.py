@@ -61,3 +61,16 @@ def trust() -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=certificate().authority)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+@lru_cache(maxsize=1)
+def trust_in_threads() -> ssl.SSLContext:
+    """The same for a peer that reads and writes in two threads at once.
+
+    OpenSSL does not allow for that. Where a session ticket of TLS 1.3 comes in while the request is
+    sent, as it does behind every handshake, the request may never leave: one in some hundred did
+    not, with other servers too. TLS 1.2 has nothing of the kind.
+    """
+    context = ssl.create_default_context(cafile=certificate().authority)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -9,7 +9,7 @@ from pathlib import Path
 from websockets.sync import client
 
 from stargate_tests import raw
-from stargate_tests.certificates import certificate, trust
+from stargate_tests.certificates import certificate, trust_in_threads
 
 ALL = ["tcp", "tls", "unix"]
 
@@ -41,7 +41,7 @@ def connect(server, path: str = "/", **options):
             server.url.removeprefix("unix:"), f"ws://localhost{path}", **options
         )
     if server.url.startswith("https:"):
-        options["ssl"] = trust()
+        options["ssl"] = trust_in_threads()
     return client.connect(server.websocket_url(path), **options)
 
 

@@ -103,11 +103,11 @@ class TlsSocket:
     # Reading.
 
     def recv(self, size: int, _flags: int = 0) -> bytes:
-        """Everything that has come in, found by reading ``size`` bytes of the socket."""
+        """Everything that has come in; of the socket ``size`` bytes are read, or a piece."""
         found, self._ready = self._ready, b""
         if found or self._ended:
             return found
-        data = self._sock.recv(size)
+        data = self._sock.recv(max(size, PIECE))
         if not data:
             return b""
         found = self._decrypt(data)

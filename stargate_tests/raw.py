@@ -53,9 +53,13 @@ def dial(url, timeout=20, rcvbuf=None):
 def connect(url, path="/", *extra, behind=b"", rcvbuf=None, timeout=20):
     """Dial, shake hands, send ``behind`` in the same packet; returns the socket."""
     sock = dial(url, timeout, rcvbuf)
-    sock.sendall(handshake(urlsplit(url).netloc or "localhost", path, *extra) + behind)
-    head = read_head(sock)
-    assert head.startswith(b"HTTP/1.1 101 "), head
+    try:
+        sock.sendall(handshake(urlsplit(url).netloc or "localhost", path, *extra) + behind)
+        head = read_head(sock)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -25,6 +25,13 @@ def settings(transport: str, tmp_path: Path) -> dict[str, str]:
     return {}
 
 
+def ini(transport: str, tmp_path: Path, **more: object) -> str:
+    """The same with ``more`` as lines of an ini file, with a free port where one is needed."""
+    where = {} if transport == "unix" else {"listen": "127.0.0.1:0"}
+    found = {**where, **settings(transport, tmp_path), **more}
+    return "\n".join(f"{name} = {value}" for name, value in found.items())
+
+
 def over(transport: str, live_server, tmp_path: Path):
     """``live_server`` with every server on ``transport``."""
 

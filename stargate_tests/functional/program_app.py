@@ -56,6 +56,12 @@ def flood(context, request):
     return Response("started")
 
 
+def refusals(context, request):
+    from stargate import gate
+
+    return Response(json_body=dict(gate(request.registry).stats().refusals))
+
+
 def patched(context, request):
     from eventlet.patcher import is_monkey_patched
 
@@ -67,7 +73,7 @@ def main(global_config, **settings):
     with Configurator(root_factory=lambda request: root, settings=settings) as config:
         config.include("stargate")
         config.add_websocket_view(Talk, context=Node)
-        for view in (thread_locals, slow, fail, send, many, flood, patched):
+        for view in (thread_locals, slow, fail, send, many, flood, refusals, patched):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
 

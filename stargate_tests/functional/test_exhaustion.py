@@ -112,7 +112,7 @@ def test_an_accept_that_fails_for_a_reason_unheard_of_pauses_too(server, caplog)
 
     server.server.engine.ask_from_thread(http._accept, Odd(), 1)
     assert not http._accepting
-    assert "pausing" in caplog.text
+    wait_until(lambda: "pausing" in caplog.text)
 
 
 def test_a_peer_that_left_before_it_was_accepted_is_no_reason_to_pause(server):

@@ -93,7 +93,7 @@ TARGETS = [
     "/caf\xe9?caf\xe9",
     "//a//b",
     "http://localhost/a?b",
-    "*",
+    "http://localhost:8080",
 ]
 
 

@@ -7,6 +7,7 @@ WSGI server has already taken apart, and the Origin, are judged here (RFC 6455, 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 WINDOW_BITS = 12
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+#: A name or an address, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
+_HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~:%-]+\])(?::[0-9]{0,5})?", re.ASCII).fullmatch
 
 #: What a 426 has to say (RFC 6455, section 4.4).
 UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
@@ -210,11 +214,17 @@ def _headers(environ: dict[str, Any]) -> Headers:
             for name, value in environ.items()
             if name.startswith("HTTP_")
         ]
-    return Headers(
+    found = Headers(
         (name, value)
         for name, value in raw
         if name.lower() in JUDGED or not value.isprintable()  # A line break is refused anywhere.
     )
+    upgrades = found.get_all("Upgrade")
+    if upgrades != ["websocket"] and _names(parse_upgrade, ", ".join(upgrades), "websocket"):
+        # One of several that the peer would take (RFC 9110, section 7.8): the library wants one.
+        del found["Upgrade"]
+        found["Upgrade"] = "websocket"
+    return found
 
 
 def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
@@ -224,6 +234,8 @@ def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
     hosts = headers.get_all("Host")
     if len(hosts) != 1:
         return Refused(400, f"one Host header is needed, not {len(hosts)}")
+    if not _HOST(hosts[0]):
+        return Refused(400, f"no host of ours: {hosts[0]!r}")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "Transfer-Encoding" in headers:
         return Refused(400, "a handshake has no body")
     versions = headers.get_all("Sec-WebSocket-Version")

@@ -175,8 +175,22 @@ def test_two_keys_are_400():
     assert found.status == 400
 
 
-def test_several_upgrades_are_426_which_names_the_one_to_ask_for():
-    found = judged(HTTP_UPGRADE="h2c, websocket")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [("Upgrade", "h2c, websocket")],
+        [("Upgrade", "WebSocket,h2c")],
+        [("Upgrade", "h2c"), ("upgrade", "websocket")],
+        [("Upgrade", "websocket"), ("Upgrade", "websocket")],
+    ],
+)
+def test_websocket_may_be_one_of_several_upgrades(raw):
+    """RFC 9110, section 7.8: a peer names all that it would take, and we choose."""
+    assert isinstance(judged("HTTP_UPGRADE", raw=raw), Accepted)
+
+
+def test_another_upgrade_is_426_which_names_the_one_to_ask_for():
+    found = judged(HTTP_UPGRADE="h2c, websockets")
     assert found.status == 426
     # RFC 9110, section 15.5.22: a 426 MUST have an Upgrade header.
     assert ("Upgrade", "websocket") in found.headers
@@ -189,6 +203,19 @@ def test_no_host_is_400():
 def test_two_hosts_are_400():
     found = judged("HTTP_HOST", raw=[("Host", "example.com"), ("Host", "example.com")])
     assert (found.status, found.reason) == (400, "one Host header is needed, not 2")
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a/b", "a@b", "a?b", "a:b", "a:700000", "ä.x", "[", "<"]
+)
+def test_a_host_that_names_no_host_is_400(host):
+    found = judged(HTTP_HOST=host)
+    assert (found.status, found.reason) == (400, f"no host of ours: {host!r}")
+
+
+@pytest.mark.parametrize("host", ["example.com", "my_host:80", "[::1]", "[::1]:80", "127.0.0.1:1"])
+def test_a_host_may_be_a_name_or_an_address_with_a_port_or_without(host):
+    assert isinstance(judged(HTTP_HOST=host), Accepted)
 
 
 @pytest.mark.parametrize("length", ["1", "100", "-1", "x"])

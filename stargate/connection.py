@@ -251,6 +251,9 @@ class Connection(Sending):
         for topic in self._topics:
             topic.discard(self)
         self._topics, self._policies = (), None
+        if self._incoming is not None:
+            # Its traceback holds what was inflated so far, for as long as the peer stays.
+            self._incoming.protocol.parser_exc = None
         self._deadline = self._engine.call_later(self._limits.close_timeout, self._abort)
         self._set_reading(True)  # Until the peer's end: a close with bytes unread is a reset.
         self._on_end()

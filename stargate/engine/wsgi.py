@@ -156,9 +156,9 @@ class HttpProtocol(_EventletProtocol):
         lengths = headers.get_all("Content-Length", [])
         check_body(self.request_version, lengths, headers.get_all("Transfer-Encoding", []))
         self.path, host = split_target(self.command or "", self.path)
-        if host is not None:
-            del headers["Host"]  # It counts for nothing then (RFC 9112, section 3.2.2).
-            headers["Host"] = host
+        if host is not None and len(headers.get_all("Host", [])) == 1:
+            # It is needed, and counts for nothing then (RFC 9112, sections 3.2 and 3.2.2).
+            headers.replace_header("Host", host)
 
     def _refuse_slow(self) -> None:
         seconds = self.server.settings.header_timeout

@@ -33,10 +33,14 @@ FIN = 0x80
 @pytest.fixture(scope="module")
 def servers():
     """One for all cases, by whether it compresses: what ends one connection harms no other."""
-    limits = {"stargate.max_message_size": str(LIMIT), "stargate.max_fragments": "100"}
+    settings = {
+        "stargate.max_message_size": str(LIMIT),
+        "stargate.max_fragments": "100",
+        "stargate.ping_interval": "0",
+    }
     with (
-        LiveServer(make_app(**limits)) as plain,
-        LiveServer(make_app(**limits, **{"stargate.compression": "deflate"})) as deflating,
+        LiveServer(make_app(**settings)) as plain,
+        LiveServer(make_app(**settings, **{"stargate.compression": "deflate"})) as deflating,
     ):
         yield {False: plain, True: deflating}
 

@@ -23,7 +23,8 @@ KEY = raw.KEY.encode()
 @pytest.fixture(scope="module")
 def server():
     """One for all: what one peer does is nothing to the next."""
-    with LiveServer(make_app(), header_timeout="0.5") as server:
+    app = make_app(**{"stargate.ping_interval": "0"})
+    with LiveServer(app, header_timeout="0.5") as server:
         with connect(server.websocket_url("/a")):
             pass  # From here on its gate knows of the server, and what that refuses.
         yield server
@@ -115,6 +116,12 @@ REFUSED = {
     "version 013": (but(b"Version: 13", b"Version: 013"), 426, "version", "13 is"),
     "no version": (but(b"Version: 13", b"Vers: 13"), 400, "malformed", "Sec-WebSocket-Version"),
     "no host": (but(b"Host: ", b"X: "), 400, "malformed", "one Host header is needed, not 0"),
+    "no host but in the target": (
+        but(b"/a/", b"http://a/").replace(b"Host: ", b"X: "),
+        400,
+        "malformed",
+        "not 0",
+    ),
     "two hosts": (with_("Host: localhost"), 400, "malformed", "one Host header is needed, not 2"),
     "odd host": (but(b"Host: ", b"Host: \xff/"), 400, "malformed", "no host of ours"),
     "two origins": (with_("Origin: http://a", "Origin: http://b"), 400, "malformed", "one Origin"),

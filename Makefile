@@ -13,7 +13,7 @@ EXTRAS_bench = [bench]
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck docs bench bench-quick bench-check bench-memory dist-check
+.PHONY: help demo test fuzz lint typecheck docs bench bench-quick bench-check bench-memory dist-check
 .PHONY: clean FORCE
 
 help: ## show this list
@@ -25,6 +25,9 @@ demo: .venv/demo/.complete ## serve the jobs application
 
 test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pytest)
 	CHROMIUM="$$(.ci/chromium)" .venv/test/bin/python -m pytest --cov=stargate $(ARGS)
+
+fuzz: .venv/test/.complete ## fuzz frames and handshakes (SECONDS=60, SEED=... repeats a run)
+	.venv/test/bin/python -m stargate_tests.fuzzing --seconds $(or $(SECONDS),60) $(SEED:%=--seed %)
 
 lint: .venv/lint/.complete ## run ruff
 	.venv/lint/bin/ruff check .

@@ -156,6 +156,14 @@ def test_two_version_headers_are_refused():
     assert found.status == 400
 
 
+def test_two_versions_of_which_one_is_spoken_are_426():
+    found = judged(
+        "HTTP_SEC_WEBSOCKET_VERSION",
+        raw=[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Version", "8")],
+    )
+    assert (found.status, found.cause) == (426, "version")
+
+
 @pytest.mark.parametrize(
     "key",
     ["", "short", KEY[:-4], KEY + "AAAA", "!" * 24, KEY.replace("d", "ä"), f"{KEY},{KEY}"],

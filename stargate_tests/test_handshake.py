@@ -218,7 +218,7 @@ def test_two_hosts_are_400():
 )
 def test_a_host_that_names_no_host_is_400(host):
     found = judged(HTTP_HOST=host)
-    assert (found.status, found.reason) == (400, f"no host of ours: {host!r}")
+    assert (found.status, found.reason) == (400, f"no host of ours: {host}")
 
 
 @pytest.mark.parametrize("host", ["example.com", "my_host:80", "[::1]", "[::1]:80", "127.0.0.1:1"])
@@ -460,6 +460,47 @@ def test_a_foreign_page_is_403_and_the_log_has_both_sides_and_the_setting(caplog
     (record,) = caplog.records
     for part in ("https://evil.com", "example.com", "/jobs/demo", "stargate.allowed_origins"):
         assert part in record.getMessage()
+
+
+def test_a_path_with_a_line_break_makes_no_second_line_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        judged(PATH_INFO="/a\nforged", HTTP_ORIGIN="https://evil.com")
+    assert len(caplog.records[0].getMessage().splitlines()) == 1
+
+
+def test_what_a_peer_sends_at_length_is_not_told_at_length(caplog):
+    long = "x" * 30_000
+    with caplog.at_level(logging.INFO):
+        for name in ("ORIGIN", "HOST", "SEC_WEBSOCKET_VERSION", "SEC_WEBSOCKET_KEY", "COOKIE"):
+            value = f"http://{long}" if name == "ORIGIN" else f"\x01{long}"
+            found = judged(**{f"HTTP_{name}": value})
+            assert found.status in (400, 403, 426) and len(found.reason) < 400
+    assert caplog.records and all(len(each.getMessage()) < 1000 for each in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_PROTOCOL",
+     "HTTP_SEC_WEBSOCKET_EXTENSIONS"],
+)  # fmt: skip
+def test_a_list_of_tokens_is_taken_apart_up_to_a_number_of_them(name):
+    token = {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade"}.get(name, "chat")
+    most, more = (", ".join([token] + ["x"] * others) for others in (99, 100))
+    assert asks_for_websocket(environ(**{name: most}))
+    assert isinstance(judged(**{name: most}), Accepted)
+    assert judged(**{name: more}).status == 400
+    assert judged(**{name: token + "; x" * 100}).status == 400
+    assert asks_for_websocket(environ(**{name: more})) is (name not in ASKS)
+
+
+def test_a_token_may_be_as_long_as_somebodys_credentials():
+    """There are peers that have no other header to put them into."""
+    offered = f"chat, {'a' * 8000}"
+    found = judged(HTTP_SEC_WEBSOCKET_PROTOCOL=offered, subprotocols=("chat",))
+    assert found.subprotocol == "chat"
+
+
+ASKS = ("HTTP_UPGRADE", "HTTP_CONNECTION")
 
 
 def test_several_origin_headers_are_400():

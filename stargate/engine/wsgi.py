@@ -102,7 +102,7 @@ class HttpProtocol(_EventletProtocol):
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
-        line = b""
+        line, self.command = b"", None  # Not that of the request before.
         try:
             self.connection.settimeout(settings.keepalive_timeout)
             data = self.rfile.peek(1)

@@ -173,6 +173,14 @@ def test_a_refused_head_has_no_body(server):
     assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"\r\n\r\n")
 
 
+def test_what_is_refused_behind_a_head_is_told_why(server):
+    with raw.dial(server.url) as sock:
+        sock.sendall(b"HEAD /a/@@page HTTP/1.1\r\nHost: localhost\r\n\r\nhello\r\n\r\n")
+        answer = raw.read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"the request line is no method, target and version of HTTP\n")
+
+
 @pytest.mark.parametrize("data", [GOOD[:10], GOOD[:-2], b"GET", b"\r\n"])
 def test_a_handshake_that_does_not_go_on_gets_408(server, data):
     before = refusals(server)

@@ -40,11 +40,19 @@ access_log = logging.getLogger("stargate.access")
 #: How long, and for how many reads, a refused peer is listened to before its connection is closed.
 LINGER_SECONDS, LINGER_READS = 2.0, 64
 
+#: Bytes of a line in a body that comes in chunks: what is longer is no chunk's head.
+MOST_OF_LINE = 4096
+
 #: What a request is counted as that was refused before it reached the application; else malformed.
 CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 505: "version"}
 
-#: What a write to somebody who has left ends in.
-GONE = ("BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError")
+#: What reading from and writing to somebody who has left ends in.
+GONE = (
+    "BrokenPipeError",
+    "ConnectionResetError",
+    "ConnectionAbortedError",
+    "webob.request.DisconnectionError",
+)
 
 _EventletProtocol: Any = wsgi.HttpProtocol
 
@@ -76,7 +84,7 @@ class HttpProtocol(_EventletProtocol):
         self.connection = self.request
         data = self.__dict__.pop("_data")
         self._incoming = _Stream(self.connection, data)
-        self.rfile: Any = io.BufferedReader(self._incoming)
+        self.rfile: Any = _Reader(self._incoming)
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
         self.head = read_head(data, settings.max_request_line, settings.max_header_size)
@@ -272,6 +280,13 @@ class _Stream(io.RawIOBase):
         return int(self._sock.send(buffer))
 
 
+class _Reader(io.BufferedReader):
+    """A reader whose lines end: of a chunk's head, eventlet asks for all that comes."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return super().readline(MOST_OF_LINE if size is None or size < 0 else size)
+
+
 class Log:
     """What ``eventlet.wsgi`` logs to: it says "info" for access lines and for tracebacks alike."""
 
@@ -285,7 +300,7 @@ class Log:
         else:
             access_log.info(text, *args)
 
-    error = staticmethod(log.error)
+    error = staticmethod(log.info)  # Of bodies that are wrong or end too soon: the peer's doing.
     debug = staticmethod(log.debug)
 
 

@@ -7,13 +7,14 @@ import struct
 from collections import Counter
 
 import pytest
+from pyramid.response import Response
 from websockets.frames import Opcode
 from websockets.sync.client import connect
 
 from stargate.testing import LiveServer
 from stargate_tests import raw
 from stargate_tests.functional.test_http import application, heard
-from stargate_tests.functional.tree import make_app
+from stargate_tests.functional.tree import Node, make_app
 from stargate_tests.waiting import wait_until
 
 GOOD = raw.handshake("localhost", "/a/@@echo")
@@ -300,6 +301,33 @@ def test_the_host_of_a_proxys_target_is_the_one_that_counts(live_server):
         answer = raw.read_all(sock)
     assert b'"HTTP_HOST": "real:81"' in answer
     assert b'"PATH_INFO": "/a"' in answer and b'"QUERY_STRING": "b"' in answer
+
+
+@pytest.mark.parametrize("view", ["page", "body"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        "Transfer-Encoding: chunked\r\n\r\n" + "f" * 10_000,
+        "Content-Length: 5\r\n\r\nab",
+        "Content-Length: 999999999999999999\r\n\r\nab",
+    ],
+)
+def test_a_body_that_is_none_is_the_peers_fault_and_no_error_of_ours(
+    live_server, view, body, caplog
+):
+    def read(context, request):
+        return Response(request.body)
+
+    server = live_server(make_app(lambda c: c.add_view(read, context=Node, name="body")))
+    head = f"POST /a/@@{view} HTTP/1.1\r\nHost: localhost\r\n{body}"
+    with raw.dial(server.url) as sock:
+        sock.sendall(head.encode())
+        sock.shutdown(socket.SHUT_WR)
+        assert raw.read_all(sock).startswith(b"HTTP/1.1 ")
+    wait_until(lambda: not server.server.http)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_after_all_this_the_server_serves(server):

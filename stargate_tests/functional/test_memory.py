@@ -226,6 +226,15 @@ def test_a_peer_that_floods_after_it_was_closed_is_not_listened_to_for_long(serv
     assert served.growth < A_FEW
 
 
+@pytest.mark.parametrize("lines", [b"", b"0\r\n"])
+def test_the_head_of_a_chunk_that_never_ends_takes_no_memory(served, lines):
+    head = b"POST /a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + lines
+    with raw.dial(served.url) as sock:
+        flood(sock, head + b"1" * MIB, 1)
+        flood(sock, b"1" * MIB, 60)
+    assert served.growth < A_FEW
+
+
 def test_heads_that_never_end_take_no_memory(served):
     with ExitStack() as stack:
         for _ in range(50):

@@ -43,6 +43,9 @@ LINGER_SECONDS, LINGER_READS = 2.0, 64
 #: Bytes of a line in a body that comes in chunks: what is longer is no chunk's head.
 MOST_OF_LINE = 4096
 
+#: Bytes of requests and bodies that one peer may have read before all others have a turn.
+READ_AT_ONCE = 65_536
+
 #: What a request is counted as that was refused before it reached the application; else malformed.
 CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 505: "version"}
 
@@ -257,6 +260,8 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, sock: Any, ahead: bytes) -> None:
         self._sock, self._ahead = sock, ahead
+        #: Bytes read since everybody else had a turn: eventlet gives way when nothing is there.
+        self._taken = 0
 
     def readable(self) -> bool:
         return True
@@ -271,9 +276,17 @@ class _Stream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         ahead = self._ahead
         if not ahead:
-            return None if self._sock is None else int(self._sock.recv_into(buffer))
+            return None if self._sock is None else self._read(buffer)
         size = min(len(ahead), len(buffer))
         buffer[:size], self._ahead = ahead[:size], ahead[size:]
+        return size
+
+    def _read(self, buffer: Any) -> int:
+        if self._taken >= READ_AT_ONCE:
+            self._taken = 0
+            eventlet.sleep(0)
+        size = int(self._sock.recv_into(buffer))
+        self._taken += size
         return size
 
     def write(self, buffer: Any) -> int:

@@ -1,7 +1,12 @@
-"""What hostile peers can make a real server process hold: its peak memory, as the kernel has it."""
+"""What hostile peers can do to a real server process: how much it holds, and who has to wait.
+
+Peak memory is the kernel's own figure.
+"""
 
 import re
+import socket
 import struct
+import threading
 import zlib
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -13,6 +18,7 @@ from websockets.sync.client import connect
 
 from stargate_tests import raw
 from stargate_tests.functional.program import pserve
+from stargate_tests.waiting import wait_until
 
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 MIB = 1 << 20
@@ -52,9 +58,13 @@ class Served:
     def open(self, view, **options):
         return raw.connect(self.url, f"/a/@@{view}", OFFER, timeout=60, **options)
 
+    @property
+    def echo(self):
+        return self.url.replace("http", "ws") + "/a/@@echo"
+
     def serves(self):
         """Whether a well-behaved peer is served, with a message of the most bytes."""
-        with connect(self.url.replace("http", "ws") + "/a/@@echo", max_size=None) as peer:
+        with connect(self.echo, max_size=None) as peer:
             peer.send("x" * MIB)
             return len(peer.recv(timeout=60)) == MIB
 
@@ -244,3 +254,37 @@ def test_heads_that_never_end_take_no_memory(served):
                 assert raw.read_all(sock)[9:12] in (b"431", b"")
     assert served.serves()
     assert served.growth < A_FEW
+
+
+FLOODS = {
+    "a body": ("Content-Length: 99999999999", bytes(100_000)),
+    "chunks": ("Transfer-Encoding: chunked", (b"10000\r\n" + bytes(65_536) + b"\r\n") * 2),
+    "trailers": ("Transfer-Encoding: chunked\r\n\r\n0", b"x: y\r\n" * 20_000),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_request_that_never_ends_gives_everybody_else_a_turn(served, name):
+    line, piece = FLOODS[name]
+    done, pieces = threading.Event(), []
+
+    def flood(sock):
+        head = f"POST /a/@@page HTTP/1.1\r\nHost: localhost\r\n{line}\r\n"
+        sock.sendall(head.encode() + (b"" if name == "trailers" else b"\r\n"))
+        with suppress(OSError):
+            while not done.is_set():
+                sock.sendall(piece)
+                pieces.append(piece)
+
+    with raw.dial(served.url) as sock, connect(served.echo) as peer:
+        thread = threading.Thread(target=flood, args=(sock,))
+        thread.start()
+        try:
+            wait_until(lambda: len(pieces) > 20)
+            for number in range(20):
+                peer.send(str(number))
+                assert peer.recv(timeout=20) == str(number)
+        finally:
+            done.set()
+            sock.shutdown(socket.SHUT_RDWR)
+            thread.join(30)

@@ -116,7 +116,7 @@ class HttpProtocol(_EventletProtocol):
         line, self.command = b"", None  # Not that of the request before.
         try:
             self.connection.settimeout(settings.keepalive_timeout)
-            data = self.rfile.peek(1)
+            data = self._peek()
             if data:
                 # From the first byte on, line and headers as a whole have a deadline: a byte now
                 # and then must not hold a place for ever.
@@ -132,6 +132,15 @@ class HttpProtocol(_EventletProtocol):
             self._lift_deadline()
             self.close_connection = True
         return line
+
+    def _peek(self) -> bytes:
+        """The beginning of the next request; where it is there already, others come first."""
+        engine = current_engine()
+        turns = engine.turns
+        data = bytes(self.rfile.peek(1))
+        if engine.turns == turns:
+            eventlet.sleep(0)
+        return data
 
     def _whole_line(self, data: bytes) -> bytes:
         check_beginning(data)

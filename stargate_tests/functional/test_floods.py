@@ -75,7 +75,9 @@ def process(tmp_path_factory):
     app = (
         "stargate.compression = deflate\nstargate.outbox_size = 100000\nstargate.ping_interval = 0"
     )
-    with pserve(tmp_path_factory.mktemp("served"), app=app) as program:
+    # No line a request: nobody reads the log while it fills its pipe.
+    server = "listen = 127.0.0.1:0\naccess_log = false"
+    with pserve(tmp_path_factory.mktemp("served"), app=app, server=server) as program:
         served = Served(program)
         for _ in range(3):
             assert served.serves()

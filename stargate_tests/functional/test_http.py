@@ -141,6 +141,21 @@ def test_requests_in_one_packet_are_answered_in_order(sock):
     assert [answer(sock)["environ"]["PATH_INFO"] for _ in range(3)] == ["/1", "/2", "/3"]
 
 
+def test_between_requests_in_one_packet_everybody_else_has_a_turn(live_server):
+    turns = []
+
+    def counting(environ, start_response):
+        turns.append(server.server.engine.turns)
+        return application(environ, start_response)
+
+    server = live_server(counting)
+    with raw.dial(server.url) as sock:
+        sock.sendall(request("GET", "/") * 30)
+        for _ in range(30):
+            answer(sock)
+    assert len(set(turns)) == 30
+
+
 def test_requests_in_one_packet_that_is_longer_than_a_read_are_answered_in_order(sock):
     paths = [f"/{number}" for number in range(5)]
     sock.sendall(b"".join(request("GET", path, "X-Long: " + "y" * 7_000) for path in paths))

@@ -115,15 +115,16 @@ class Connection(Sending):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         self._engine.connections.add(self)
-        self._events = READ
-        self._engine.watch(self._fd, READ, self._on_ready)
+        # What has come since must wait for what came with the handshake.
+        self._events = 0 if early else READ
+        self._engine.watch(self._fd, self._events, self._on_ready)
         self._counters.opened += 1
         self._counters.connections += 1
         if self._heartbeat is not None:
             self._heartbeat.add(self)
         self._put(response)
         if early:
-            self._engine.call_soon(self._receive, early)
+            self._engine.call_soon(self._receive_early, early)
 
     # Reading.
 
@@ -170,6 +171,10 @@ class Connection(Sending):
         if writes:
             self._answer(writes)
         self._on_input()
+
+    def _receive_early(self, early: bytes) -> None:
+        self._set_reading(True)
+        self._receive(early)
 
     def _listen(self) -> Incoming:
         """What understands the peer; made when it is first needed."""

@@ -113,10 +113,13 @@ class HttpProtocol(_EventletProtocol):
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
-        line, self.command = b"", None  # Not that of the request before.
+        if self.command is not None:
+            self.command = None
+            eventlet.sleep(0)  # The next request may be here already: everybody else first.
+        line = b""
         try:
             self.connection.settimeout(settings.keepalive_timeout)
-            data = self._peek()
+            data = self.rfile.peek(1)
             if data:
                 # From the first byte on, line and headers as a whole have a deadline: a byte now
                 # and then must not hold a place for ever.
@@ -132,15 +135,6 @@ class HttpProtocol(_EventletProtocol):
             self._lift_deadline()
             self.close_connection = True
         return line
-
-    def _peek(self) -> bytes:
-        """The beginning of the next request; where it is there already, others come first."""
-        engine = current_engine()
-        turns = engine.turns
-        data = bytes(self.rfile.peek(1))
-        if engine.turns == turns:
-            eventlet.sleep(0)
-        return data
 
     def _whole_line(self, data: bytes) -> bytes:
         check_beginning(data)

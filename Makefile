@@ -29,8 +29,8 @@ test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pyt
 autobahn: .venv/test/.complete .venv/autobahn/.complete ## run Autobahn|Testsuite (CASES='1.* 7.1.5')
 	.venv/test/bin/python -m stargate_tests.conformance.autobahn $(ARGS) $(CASES)
 
-fuzz: .venv/test/.complete ## fuzz frames and handshakes for minutes (ARGS=--hypothesis-seed=...)
-	HYPOTHESIS_PROFILE=fuzz .venv/test/bin/python -m pytest -s stargate_tests/fuzzing $(ARGS)
+fuzz: .venv/test/.complete ## fuzz frames and handshakes (SECONDS=60, SEED=... repeats a run)
+	.venv/test/bin/python -m stargate_tests.fuzzing --seconds $(or $(SECONDS),60) $(SEED:%=--seed %)
 
 lint: .venv/lint/.complete ## run ruff
 	.venv/lint/bin/ruff check .

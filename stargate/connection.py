@@ -134,8 +134,9 @@ class Connection(Sending):
         self._engine.connections.add(self)
         self._counters.opened += 1
         self._counters.connections += 1
-        self._events = READ
-        self._engine.watch(self._fd, READ, self._on_ready)
+        # What has come since must wait for what came with the handshake.
+        self._events = 0 if early else READ
+        self._engine.watch(self._fd, self._events, self._on_ready)
         if self._heartbeat is not None:
             self._heartbeat.add(self)
         self._put(response)
@@ -144,6 +145,7 @@ class Connection(Sending):
 
     def _receive_early(self, early: bytes) -> None:
         try:
+            self._set_reading(True)
             self._receive(early)
         except Exception as error:
             self._fail(error)
@@ -215,9 +217,12 @@ class Connection(Sending):
 
     def _take_rest(self, incoming: Incoming) -> None:
         incoming.due = False
-        self._receive(b"")
-        if not incoming.rest and self._room() > 0:
-            self._set_reading(True)
+        try:
+            self._receive(b"")
+            if not incoming.rest and self._room() > 0:
+                self._set_reading(True)
+        except Exception as error:
+            self._fail(error)
 
     def _listen(self) -> Incoming:
         """What understands the peer; made when it is first needed."""
@@ -299,6 +304,9 @@ class Connection(Sending):
         for topic in self._topics:
             topic.discard(self)
         self._topics, self._policies = (), None
+        if self._incoming is not None:
+            # Its traceback holds what was inflated so far, for as long as the peer stays.
+            self._incoming.protocol.parser_exc = None
         self._deadline = self._engine.call_later(self._limits.close_timeout, self._abort)
         self._read_on()  # Until the peer's end: a close with bytes unread is a reset.
         self._on_end()

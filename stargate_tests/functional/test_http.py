@@ -7,9 +7,10 @@ import struct
 import pytest
 from websockets.frames import Opcode
 
+from stargate.engine import current_engine
 from stargate_tests import raw, transports
 from stargate_tests.functional.test_handoff import live_greenlets
-from stargate_tests.functional.tree import make_app
+from stargate_tests.functional.tree import Echo, EchoHandler, Node, make_app
 from stargate_tests.waiting import wait_until
 
 
@@ -101,7 +102,7 @@ TARGETS = [
     "/caf\xe9?caf\xe9",
     "//a//b",
     "http://localhost/a?b",
-    "*",
+    "http://localhost:8080",
 ]
 
 
@@ -149,6 +150,28 @@ def test_a_head_may_come_byte_by_byte(sock):
 def test_requests_in_one_packet_are_answered_in_order(sock):
     sock.sendall(request("GET", "/1") + request("GET", "/2") + request("GET", "/3"))
     assert [answer(sock)["environ"]["PATH_INFO"] for _ in range(3)] == ["/1", "/2", "/3"]
+
+
+def test_between_requests_in_one_packet_everybody_else_has_a_turn(live_server):
+    turns, seen = [], []
+
+    def turn():
+        turns.append(1)
+        if len(seen) < 30:
+            server.server.engine.call_soon(turn)
+
+    def counting(environ, start_response):
+        if not seen:
+            turn()
+        seen.append(len(turns))
+        return application(environ, start_response)
+
+    server = live_server(counting)
+    with raw.dial(server.url) as sock:
+        sock.sendall(request("GET", "/") * 30)
+        for _ in range(30):
+            answer(sock)
+    assert len(set(seen)) == 30
 
 
 @both
@@ -350,6 +373,25 @@ def test_frames_behind_a_handshake_of_any_length_are_not_lost(live_server, cooki
     messages = ["m" * 9_000, "n" * 9_000, "o"]
     behind = b"".join(raw.frame(message) for message in messages)
     with raw.connect(server.url, "/a/@@echo", "Cookie: " + "c" * cookie, behind=behind) as sock:
+        for message in messages:
+            assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
+
+
+@pytest.mark.parametrize("style", [Echo, EchoHandler])
+def test_frames_behind_a_handshake_keep_their_order_when_the_view_waits_first(live_server, style):
+    """For a database, say: the hub has gone on meanwhile."""
+
+    class Waiting(style):
+        def __init__(self, request):
+            super().__init__(request)
+            engine = current_engine()
+            engine.call_later(0.01, engine.resume, engine.greenlet)
+            engine.park()
+
+    server = live_server(make_app(lambda c: c.add_websocket_view(Waiting, context=Node, name="w")))
+    messages = ["m" * 9_000, "n" * 9_000, "o", "p" * 30_000, "q"]
+    behind = b"".join(raw.frame(message) for message in messages)
+    with raw.connect(server.url, "/a/@@w", behind=behind) as sock:
         for message in messages:
             assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
 

@@ -17,7 +17,7 @@ from pyramid.viewderivers import INGRESS
 from zope.interface import providedBy
 
 from stargate.application import Gate, gate, register
-from stargate.engine import has_socket, refuse
+from stargate.engine import current_engine, has_socket, refuse, stopping
 from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
@@ -29,7 +29,7 @@ from stargate.handshake import (
 )
 from stargate.incoming import protocol_log
 from stargate.settings import read_application
-from stargate.view import HANDSHAKE, WebSocketView, overrides, refusal
+from stargate.view import HANDSHAKE, SERVER_STOPS, WebSocketView, overrides, refusal
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator
@@ -239,7 +239,10 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     def judge(request: Request) -> Accepted | Response:
         if not has_socket(request.environ):
             return _no_socket(request)
-        found = negotiator.judge(request.environ)
+        application = gate(request.registry)
+        found = SERVER_STOPS if stopping(request.environ) else negotiator.judge(request.environ)
+        if isinstance(found, Accepted):
+            found = application.admission.judge(current_engine(), request.remote_addr) or found
         if isinstance(found, Accepted):
             return found
         return _refused(request, found)

@@ -10,6 +10,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from websockets.protocol import OPEN as PROTOCOL_OPEN
@@ -87,7 +88,7 @@ class Connection(Sending):
         self._asked = 0
         self._eof_due = False
         self._deadline: Any = None
-        self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+        self._disposed: tuple[tuple[Callable[..., object], tuple[Any, ...]], ...] = ()
         #: What ended the connection (RFC 6455, section 7.1.5): the code of the first close frame,
         #: the peer's or ours, 1005 for one with no code, 1006 without any; ``None`` before.
         self.close_code: int | None = None
@@ -108,40 +109,60 @@ class Connection(Sending):
     # Opening.
 
     def _open(self, response: bytes, early: bytes) -> None:
-        """Send the handshake's answer, then read; ``early`` came in with the handshake."""
+        """Send the handshake's answer, then read; ``early`` came in with the handshake.
+
+        What it raises has ended the connection.
+        """
         sock = self._sock
         sock.setblocking(False)
         if sock.family in TCP:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+        try:
+            self._begin(response, early)
+        except BaseException:  # There is no room for it.
+            self._lose()
+            raise
+
+    def _begin(self, response: bytes, early: bytes) -> None:
         self._engine.connections.add(self)
+        self._counters.opened += 1
+        self._counters.connections += 1
         # What has come since must wait for what came with the handshake.
         self._events = 0 if early else READ
         self._engine.watch(self._fd, self._events, self._on_ready)
-        self._counters.opened += 1
-        self._counters.connections += 1
         if self._heartbeat is not None:
             self._heartbeat.add(self)
         self._put(response)
         if early:
             self._engine.call_soon(self._receive_early, early)
 
+    def _receive_early(self, early: bytes) -> None:
+        try:
+            self._set_reading(True)
+            self._receive(early)
+        except Exception as error:
+            self._fail(error)
+
     # Reading.
 
     def _on_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._drain()
-        if not events & ~WRITE or self.state is State.CLOSED:
-            return
-        if self._events & READ:
-            self._read()
-        elif events & ERROR:
-            self._lose()
-        else:
-            # The peer has hung up, and what it said before waits behind a full inbox. It would be
-            # told at each turn: do not listen until the view has caught up.
-            self._engine.unwatch(self._fd)
-            self._events = UNWATCHED
+        try:
+            if events & WRITE:
+                self._drain()
+            if not events & ~WRITE or self.state is State.CLOSED:
+                return
+            if self._events & READ:
+                self._read()
+            elif events & ERROR:
+                self._lose()
+            else:
+                # The peer has hung up, and what it said before waits behind a full inbox. It would
+                # be told at each turn: do not listen until the view has caught up.
+                self._engine.unwatch(self._fd)
+                self._events = UNWATCHED
+        except Exception as error:
+            self._fail(error)
 
     def _read(self) -> None:
         try:
@@ -171,10 +192,6 @@ class Connection(Sending):
         if writes:
             self._answer(writes)
         self._on_input()
-
-    def _receive_early(self, early: bytes) -> None:
-        self._set_reading(True)
-        self._receive(early)
 
     def _listen(self) -> Incoming:
         """What understands the peer; made when it is first needed."""
@@ -272,6 +289,14 @@ class Connection(Sending):
             except OSError:
                 self._dispose()
 
+    def _fail(self, error: Exception) -> None:
+        """There was no memory, or an error of ours: it ends this connection, and no other.
+
+        What had been read is lost, and what comes behind it would make no sense.
+        """
+        self._lose()
+        self._engine.spawn(partial(log.error, "%r failed", self, exc_info=error))
+
     def _lose(self) -> None:
         """The peer has gone, or the socket is broken."""
         self._end(LOST, "")
@@ -290,8 +315,10 @@ class Connection(Sending):
 
     def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
         """Call ``function`` once the descriptor is closed; false when that has happened already."""
-        self._disposed = function, args
-        return self.state is not State.CLOSED
+        if self.state is State.CLOSED:
+            return False
+        self._disposed += ((function, args),)
+        return True
 
     def _dispose(self) -> None:
         if self.state is State.CLOSED:
@@ -311,6 +338,6 @@ class Connection(Sending):
             self._outbox = None
         self._sock.close()
         self._on_drained()
-        if self._disposed is not None:
-            function, args = self._disposed
+        disposed, self._disposed = self._disposed, ()
+        for function, args in disposed:
             function(*args)

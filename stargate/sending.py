@@ -137,6 +137,12 @@ class Sending:
 
     def _hold(self, buffer: bytes, sent: int) -> None:
         """The socket took only ``sent`` bytes of ``buffer``, which a walk or a view has sent."""
+        try:
+            self._keep(buffer, sent)
+        except MemoryError:
+            self._lose()  # It alone: the walk goes on to the others.
+
+    def _keep(self, buffer: bytes, sent: int) -> None:
         outbox, walk, policy = self._begin_outbox(), self._walks.serving, self._policy()
         if walk is None or policy is CLOSE:
             outbox.append(buffer, sent, messages=len(walk.messages) if walk is not None else 1)

@@ -273,7 +273,7 @@ class _Walk:
                 sent = listener._write(buffer)
             except BlockingIOError:
                 listener._hold(buffer, 0)
-            except OSError:
+            except (OSError, MemoryError):
                 listener._lose()
             else:
                 if sent != size:
@@ -301,7 +301,7 @@ def write(listener: Connection, buffer: bytes) -> None:
         sent = listener._write(buffer)
     except BlockingIOError:
         listener._hold(buffer, 0)
-    except OSError:
+    except (OSError, MemoryError):
         listener._lose()
     else:
         if sent != len(buffer):

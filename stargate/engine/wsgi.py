@@ -12,7 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver, current_engine
+from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver, current_engine, stopping
 from stargate.engine.head import (
     END_OF_HEAD,
     Head,
@@ -27,6 +27,7 @@ from stargate.engine.head import (
 )
 from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
+from stargate.engine.tls import TlsSocket
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class HttpProtocol(_EventletProtocol):
             self.connection.settimeout(settings.keepalive_timeout)
             data = self.rfile.peek(1)
             if data:
+                self.conn_state[2] = wsgi.STATE_REQUEST
                 # From the first byte on, line and headers as a whole have a deadline: a byte now
                 # and then must not hold a place for ever.
                 self.deadline = eventlet.Timeout(settings.header_timeout)
@@ -212,6 +214,13 @@ class HttpProtocol(_EventletProtocol):
             # Whatever the application answers: after a failed upgrade no peer can be sure what the
             # bytes that follow mean.
             self.close_connection = self.refused = True
+        if stopping(environ):
+            self.close_connection = True
+        if self.server.proxies:
+            client = self.server.proxies.client(environ["REMOTE_ADDR"], environ)
+            if client != environ["REMOTE_ADDR"]:
+                environ["REMOTE_ADDR"] = client
+                environ.pop("REMOTE_PORT", None)  # The proxy's own.
         return environ
 
     def _environ(self, head: Head) -> dict[str, Any]:
@@ -233,10 +242,12 @@ class HttpProtocol(_EventletProtocol):
 
     def _take_over(self) -> TakenOver:
         self._incoming.leave_socket()
-        early = self.rfile.read() or b""
+        early, sock = self.rfile.read() or b"", self.connection.fd
+        if isinstance(sock, TlsSocket):
+            early += sock.take_ready()
         self.released = True
         self.connection.close = _leave_open  # Or it would close the socket when it is collected.
-        return TakenOver(self.connection.fd, early, _leave)
+        return TakenOver(sock, early, _leave)
 
     def finish(self) -> None:
         self._lift_deadline()
@@ -324,7 +335,7 @@ def _leave_open() -> None:
     pass
 
 
-def _leave(_connection: Connection) -> list[bytes]:
+def _leave(_connection: Connection | None) -> list[bytes]:
     wsgi.WSGI_LOCAL.already_handled = True
     return []
 

@@ -65,6 +65,12 @@ def flood(context, request):
     return Response("started")
 
 
+def refusals(context, request):
+    from stargate import gate
+
+    return Response(json_body=dict(gate(request.registry).stats().refusals))
+
+
 def patched(context, request):
     from eventlet.patcher import is_monkey_patched
 
@@ -80,7 +86,7 @@ def main(global_config, **settings):
         config.add_websocket_view(EchoHandler, context=Node, name="handler")
         config.add_websocket_view(Listen, context=Node, name="listen")
         config.add_websocket_view(Deaf, context=Node, name="deaf")
-        for view in (thread_locals, slow, fail, send, many, flood, patched):
+        for view in (thread_locals, slow, fail, send, many, flood, refusals, patched):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
 

@@ -16,7 +16,7 @@ from pyramid.viewderivers import INGRESS
 from zope.interface import providedBy
 
 from stargate.application import Gate, gate, register
-from stargate.engine import has_socket, refuse, stopping
+from stargate.engine import current_engine, has_socket, refuse, stopping
 from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
@@ -231,11 +231,14 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     def judge(request: Request) -> Accepted | Response:
         if not has_socket(request.environ):
             return _no_socket(request)
+        application = gate(request.registry)
         found = SERVER_STOPS if stopping(request.environ) else negotiator.judge(request.environ)
+        if isinstance(found, Accepted):
+            found = application.admission.judge(current_engine(), request.remote_addr) or found
         if isinstance(found, Accepted):
             return found
         log.info("refused a WebSocket at %s: %s", request.path, found.reason)
-        gate(request.registry).counters.refuse(found.cause)
+        application.counters.refuse(found.cause)
         answer = refusal(found)
         if refuse(request.environ):
             answer.headers["Connection"] = "close"

@@ -88,7 +88,7 @@ class Connection(Sending):
         self._asked = 0
         self._eof_due = False
         self._deadline: Any = None
-        self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+        self._disposed: tuple[tuple[Callable[..., object], tuple[Any, ...]], ...] = ()
         #: What ended the connection (RFC 6455, section 7.1.5): the code of the first close frame,
         #: the peer's or ours, 1005 for one with no code, 1006 without any; ``None`` before.
         self.close_code: int | None = None
@@ -310,8 +310,10 @@ class Connection(Sending):
 
     def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
         """Call ``function`` once the descriptor is closed; false when that has happened already."""
-        self._disposed = function, args
-        return self.state is not State.CLOSED
+        if self.state is State.CLOSED:
+            return False
+        self._disposed += ((function, args),)
+        return True
 
     def _dispose(self) -> None:
         if self.state is State.CLOSED:
@@ -331,6 +333,6 @@ class Connection(Sending):
             self._outbox = None
         self._sock.close()
         self._on_drained()
-        if self._disposed is not None:
-            function, args = self._disposed
+        disposed, self._disposed = self._disposed, ()
+        for function, args in disposed:
             function(*args)

@@ -330,8 +330,8 @@ class Sending:
 
 def _unsent(frames: list[bytes], sent: int) -> tuple[bytes, list[bytes], int]:
     """The frame that has begun, those behind it, and how many bytes of the first have left."""
-    for number, frame in enumerate(frames):
-        if sent < len(frame):
-            return (frame, frames[number + 1 :], sent) if sent else (b"", frames[number:], 0)
-        sent -= len(frame)
-    return b"", [], 0
+    gone = 0
+    while sent >= len(frames[gone]):
+        sent -= len(frames[gone])
+        gone += 1
+    return (frames[gone], frames[gone + 1 :], sent) if sent else (b"", frames[gone:], 0)

@@ -44,11 +44,14 @@ class ServerSettings:
     access_log: bool
     certfile: str
     keyfile: str
+    trusted_proxy: tuple[str, ...]
+    trusted_proxy_header: str
 
 
 def table() -> tuple[Setting, ...]:
     """The settings of the server, with their defaults, units and reasons."""
-    from stargate.settings import Setting, at_least, flag, seconds, words
+    from stargate.proxies import HEADERS, proxy_names
+    from stargate.settings import Setting, at_least, flag, one_of, seconds, words
 
     return (
         Setting(
@@ -153,6 +156,23 @@ def table() -> tuple[Setting, ...]:
             str,
             "path",
             "The key of `certfile`, in PEM, not encrypted: nobody is there to type a password.",
+        ),
+        Setting(
+            "trusted_proxy",
+            (),
+            proxy_names,
+            "addresses",
+            "The proxies whose word counts about who is behind them: addresses, networks as in "
+            "`10.0.0.0/8`, and `unix` for whoever connects to the UNIX socket. Their clients' "
+            "addresses become `REMOTE_ADDR`. Nobody else may say whose address it has.",
+        ),
+        Setting(
+            "trusted_proxy_header",
+            "X-Forwarded-For",
+            one_of(*HEADERS),
+            "",
+            "The one header in which they say so: `X-Forwarded-For`, `Forwarded` (RFC 7239) or "
+            "`X-Real-IP`. The proxy has to set it in every request, or a client can.",
         ),
     )
 

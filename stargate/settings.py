@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
@@ -86,6 +87,25 @@ APPLICATION = (
         "Pages of these origins may open WebSockets besides pages of the same host and port: "
         "`https://example.com`, exact; `*` allows every page of the Web to act with the cookies "
         "of your users. `pyramid.csrf_trusted_origins` counts too.",
+    ),
+    Setting(
+        "max_connections",
+        None,
+        at_least(0),
+        "WebSockets",
+        "How many WebSockets may be open in this process; one more gets 503 with `Retry-After`, "
+        "and pages go on being served. By default seven eighths of the descriptors that the "
+        "process may have (`ulimit -n`): the rest is for pages, files and databases. 0 sets no "
+        "limit.",
+    ),
+    Setting(
+        "max_connections_per_address",
+        0,
+        at_least(0),
+        "WebSockets",
+        "How many WebSockets may be open from one remote address, or one /64 of IPv6; one more "
+        "gets 429 with `Retry-After`. 0 sets no limit: a school or a mobile network is one "
+        "address. Behind a proxy set `trusted_proxy` of the server, or all are one.",
     ),
     Setting(
         "max_message_size",
@@ -220,6 +240,8 @@ APPLICATION = (
 class Limits:
     """The bounds of a connection, shared by all connections of an application."""
 
+    max_connections: int = 0
+    max_connections_per_address: int = 0
     max_message_size: int = 1_048_576
     max_fragments: int = 16_384
     inbox_length: int = 64
@@ -235,6 +257,12 @@ class Limits:
     ping_timeout: float = 20.0
 
 
+def spare_descriptors() -> int:
+    """Seven eighths of the descriptors that this process may have."""
+    soft, _hard = getrlimit(RLIMIT_NOFILE)
+    return 0 if soft == RLIM_INFINITY else max(1, soft - soft // 8)
+
+
 def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The ``stargate.*`` settings of an application, every one of them, by name without prefix."""
     given = {
@@ -243,6 +271,8 @@ def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith(PREFIX)
     }
     found = read(APPLICATION, given, PREFIX)
+    if found["max_connections"] is None:
+        found["max_connections"] = spare_descriptors()
     if found["max_send_size"] is None:
         found["max_send_size"] = max(1, found["outbox_size"] // 4)
     elif found["max_send_size"] > found["outbox_size"]:

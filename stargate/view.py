@@ -129,9 +129,10 @@ class WebSocketResponse(Response):
         request = view.request
         head = self._head(accepted)
         application, engine = gate(request.registry), current_engine()
-        if stopping(environ):
-            # Since the handshake was judged: a WebSocket would die at once.
-            return _refuse(SERVER_STOPS, application, environ, start_response)
+        # Since the handshake was judged: the view may have waited.
+        refused = application.admission.judge(engine, self._stargate_facts["remote_addr"])
+        if refused or stopping(environ):
+            return _refuse(refused or SERVER_STOPS, application, environ, start_response)
         walks = application.bind(engine)
         try:
             taken = take_over(environ)
@@ -154,6 +155,7 @@ class WebSocketResponse(Response):
                 extensions=accepted.extensions,
             )
             websocket._open(head, taken.early)
+            application.admission.enter(websocket)
             _Life(view, websocket).begin(engine)
         except (OSError, MemoryError) as error:
             (websocket._lose if websocket is not None else taken.socket.close)()

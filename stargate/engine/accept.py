@@ -20,6 +20,7 @@ from stargate.engine.quiet import eventlet
 from stargate.engine.spare import EXHAUSTED, UNAVAILABLE, Spare
 from stargate.engine.tls import TlsSocket
 from stargate.engine.wsgi import HttpProtocol, Log
+from stargate.proxies import trusted
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class HttpServer:
                 debug=False,
             )
             server.settings = settings
+            server.proxies = trusted(settings.trusted_proxy, settings.trusted_proxy_header)
             server.log_output = settings.access_log
             self._servers[sock.fileno()] = server
 

@@ -139,6 +139,11 @@ class HttpProtocol(_EventletProtocol):
             self.close_connection = self.refused = True
         if stopping(environ):
             self.close_connection = True
+        if self.server.proxies:
+            client = self.server.proxies.client(environ["REMOTE_ADDR"], environ)
+            if client != environ["REMOTE_ADDR"]:
+                environ["REMOTE_ADDR"] = client
+                environ.pop("REMOTE_PORT", None)  # The proxy's own.
         return environ
 
     def _environ(self, head: Head) -> dict[str, Any]:

@@ -139,6 +139,7 @@ def test_a_connection_that_cannot_be_watched_is_closed(server, monkeypatch, erro
         raise error
 
     with raw.connect(server.url, "/a") as early:
+        wait_until(lambda: server.gate.listeners("/a"))
         monkeypatch.setattr(engine, "watch", watch)
         with raw.dial(server.url) as sock:
             assert raw.read_all(sock) == b""
@@ -157,6 +158,7 @@ def test_a_request_for_which_there_is_no_memory_ends_its_connection(server, monk
         raise MemoryError
 
     with raw.connect(server.url, "/a"):
+        wait_until(lambda: server.gate.listeners("/a"))
         monkeypatch.setattr(engine, "lend", lend)
         with raw.dial(server.url) as sock:
             sock.sendall(b"GET /a/@@page HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -175,6 +177,7 @@ def test_a_websocket_for_which_there_is_no_memory_is_closed(server, monkeypatch,
         raise MemoryError
 
     with raw.connect(server.url, "/a") as early:
+        wait_until(lambda: server.gate.listeners("/a"))
         monkeypatch.setattr(view, name, fail)
         with raw.dial(server.url) as sock:
             sock.sendall(raw.handshake("localhost", "/b"))

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Opcode
 from websockets.sync.client import connect, unix_connect
 
 from stargate_tests import raw
@@ -57,11 +58,16 @@ def test_a_signal_says_1001_to_every_websocket(tmp_path, number):
 
 def test_a_signal_among_the_sends_of_threads_ends_it_all_the_same(tmp_path):
     with pserve(tmp_path) as program:
-        with websocket(program, "/a") as peer:
+        with raw.connect(program.url, "/a") as peer:
             get(program, "/a/@@flood")
             for _ in range(1000):
-                peer.recv(timeout=20)
-        assert program.stop() == 0
+                assert raw.read_frame(peer) == (1, b"x")
+            program.process.send_signal(signal.SIGTERM)
+            while (found := raw.read_frame(peer)) == (1, b"x"):
+                pass
+            assert found == (8, b"\x03\xe9the server is stopping")
+            peer.sendall(raw.frame(b"\x03\xe9", Opcode.CLOSE))
+        assert program.wait() == 0
     assert "Traceback" not in program.log
 
 

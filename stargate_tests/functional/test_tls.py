@@ -42,7 +42,7 @@ def get(server, path):
 
 def refused(server, count=1):
     wait_until(lambda: server.server.engine.refusals.get("tls") == count)
-    assert not server.server.http
+    wait_until(lambda: not server.server.http)
 
 
 def test_a_page_says_that_it_is_https(server):

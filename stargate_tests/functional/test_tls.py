@@ -12,6 +12,8 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
 from websockets.exceptions import InvalidStatus
 
+from stargate.engine import accept
+from stargate.engine.tls import TlsSocket
 from stargate_tests import raw
 from stargate_tests.certificates import certificate, trust
 from stargate_tests.functional.program import pserve
@@ -216,6 +218,25 @@ def test_a_handshake_holds_no_greenlet(server):
     for sock in socks:
         sock.close()
     wait_until(lambda: not server.server.http)
+
+
+def test_an_answer_to_a_handshake_that_the_kernel_does_not_take_at_once_follows(
+    server, monkeypatch
+):
+    refused = []
+
+    class Full(TlsSocket):
+        """One whose socket takes nothing at first."""
+
+        def _flush(self):
+            if not refused:
+                refused.append(1)
+                raise BlockingIOError
+            super()._flush()
+
+    monkeypatch.setattr(accept, "TlsSocket", Full)
+    assert get(server, "/a/@@page") == "the page of /a"
+    assert refused
 
 
 def test_a_server_that_stops_cuts_handshakes_that_are_under_way(server):

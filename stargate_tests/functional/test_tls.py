@@ -95,17 +95,16 @@ def test_a_long_message_goes_both_ways_in_either_version(server, version, path):
         assert sock.version() == version.name.replace("_", ".")
 
 
-def test_long_frames_behind_a_handshake_that_comes_in_two_packets_are_all_read(server):
-    # They are more than the server's buffer for a request that it reads line by line.
-    message, head = "x" * 40_000, raw.handshake("localhost", "/a/@@echo")
+def test_a_long_frame_behind_a_handshake_that_comes_in_two_packets_is_read_whole(server):
+    # One record, of which the buffer for a request that is read line by line holds a part only.
+    message, head = "x" * 12_000, raw.handshake("localhost", "/a/@@echo")
     with raw.dial(server.url) as sock:
         sock.sendall(head[:40])
         (conversation,) = server.server.http._open
         wait_until(lambda: conversation._state[2] == "request")
-        sock.sendall(head[40:] + raw.frame(message) + raw.frame("last"))
+        sock.sendall(head[40:] + raw.frame(message))
         assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
         assert raw.read_frame(sock) == (1, message.encode())
-        assert raw.read_frame(sock) == (1, b"last")
 
 
 def test_a_listener_that_is_slow_for_a_while_gets_every_message_in_order(server):

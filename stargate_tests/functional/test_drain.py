@@ -94,7 +94,6 @@ def test_a_busy_server_says_1001_to_a_crowd_finishes_its_pages_and_exits(tmp_pat
             began = monotonic()
             program.process.send_signal(signal.SIGTERM)
             found = [last_words(sock) for sock in crowd]
-            told = monotonic() - began
         assert {(close, rest) for _messages, close, rest in found} == {((8, GOING_AWAY), b"")}
         for number, (messages, _close, _rest) in enumerate(found):
             assert messages == [b"%d" % n for n in range(len(messages))]
@@ -110,7 +109,6 @@ def test_a_busy_server_says_1001_to_a_crowd_finishes_its_pages_and_exits(tmp_pat
     assert ended < 60
     assert "Traceback" not in program.log
     assert "cut" not in program.log
-    print(f"{transport}: {len(crowd)} told within {told:.2f} s, ended after {ended:.2f} s")
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -189,14 +187,22 @@ def in_that_moment(server, speak):
     spoken.set()
 
 
-def test_a_handshake_that_comes_when_the_server_stops_is_503(start):
-    server = start(make_app())
+def test_a_handshake_that_comes_when_the_server_stops_is_503_and_no_view_is_made(start):
+    made = []
+
+    class View(WebSocketView):
+        def __init__(self, request):
+            made.append(request)
+            super().__init__(request)
+
+    server = start(make_app(lambda config: config.add_websocket_view(View, context=Node, name="v")))
     with raw.dial(server.url) as sock:
         wait_until(lambda: len(server.server.http._silent) == 1)
-        in_that_moment(server, lambda: sock.sendall(raw.handshake("localhost", "/a")))
+        in_that_moment(server, lambda: sock.sendall(raw.handshake("localhost", "/a/@@v")))
         answer = raw.read_all(sock)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 1\r\n" in answer
+    assert not made
     assert server.gate.stats().refusals == {"stopping": 1}
 
 

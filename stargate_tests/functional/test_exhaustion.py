@@ -189,6 +189,27 @@ def test_a_websocket_for_which_there_is_no_memory_is_closed(server, monkeypatch,
     wait_until(lambda: not server.server.engine.connections)
 
 
+def test_a_websocket_that_cannot_be_watched_leaves_nothing_behind(server, monkeypatch, caplog):
+    from stargate.engine.hub import Engine
+
+    watch = Engine.watch
+
+    def fail(self, fd, events, ready):
+        if isinstance(getattr(ready, "__self__", None), Connection):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        watch(self, fd, events, ready)
+
+    monkeypatch.setattr(Engine, "watch", fail)
+    with raw.dial(server.url) as sock:
+        sock.sendall(raw.handshake("localhost", "/b"))
+        assert raw.read_all(sock) == b""
+    wait_until(lambda: not server.server.http)
+    stats = server.gate.stats()
+    assert (stats.connections, stats.refusals) == (0, {"memory": 1})
+    assert not server.gate.listeners("/b")
+    assert "no room for a WebSocket at /b: OSError" in caplog.text
+
+
 def test_a_hand_off_without_a_descriptor_is_503(server, monkeypatch, caplog):
     from stargate import view
 

@@ -12,6 +12,8 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
 from websockets.exceptions import InvalidStatus
 
+from stargate.engine import accept
+from stargate.engine.tls import TlsSocket
 from stargate_tests import raw
 from stargate_tests.certificates import certificate, trust
 from stargate_tests.functional.program import pserve
@@ -91,6 +93,18 @@ def test_a_long_message_goes_both_ways_in_either_version(server, version, path):
         assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
         assert raw.read_frame(sock) == (2, message)
         assert sock.version() == version.name.replace("_", ".")
+
+
+def test_a_long_frame_behind_a_handshake_that_comes_in_two_packets_is_read_whole(server):
+    # One record, of which the buffer for a request that is read line by line holds a part only.
+    message, head = "x" * 12_000, raw.handshake("localhost", "/a/@@echo")
+    with raw.dial(server.url) as sock:
+        sock.sendall(head[:40])
+        (conversation,) = server.server.http._open
+        wait_until(lambda: conversation._state[2] == "request")
+        sock.sendall(head[40:] + raw.frame(message))
+        assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
+        assert raw.read_frame(sock) == (1, message.encode())
 
 
 def test_a_listener_that_is_slow_for_a_while_gets_every_message_in_order(server):
@@ -216,6 +230,25 @@ def test_a_handshake_holds_no_greenlet(server):
     for sock in socks:
         sock.close()
     wait_until(lambda: not server.server.http)
+
+
+def test_an_answer_to_a_handshake_that_the_kernel_does_not_take_at_once_follows(
+    server, monkeypatch
+):
+    refused = []
+
+    class Full(TlsSocket):
+        """One whose socket takes nothing at first."""
+
+        def _flush(self):
+            if not refused:
+                refused.append(1)
+                raise BlockingIOError
+            super()._flush()
+
+    monkeypatch.setattr(accept, "TlsSocket", Full)
+    assert get(server, "/a/@@page") == "the page of /a"
+    assert refused
 
 
 def test_a_server_that_stops_cuts_handshakes_that_are_under_way(server):

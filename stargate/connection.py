@@ -140,11 +140,11 @@ class Connection(Sending):
             self._heartbeat.add(self)
         self._put(response)
         if early:
-            self._engine.call_soon(self._receive_early, early)
+            self._engine.call_soon(self._receive_soon, early)
 
-    def _receive_early(self, early: bytes) -> None:
+    def _receive_soon(self, data: bytes) -> None:
         try:
-            self._receive(early)
+            self._receive(data)
         except Exception as error:
             self._fail(error)
 
@@ -215,7 +215,7 @@ class Connection(Sending):
 
     def _take_rest(self, incoming: Incoming) -> None:
         incoming.due = False
-        self._receive(b"")
+        self._receive_soon(b"")
         if not incoming.rest and self._room() > 0:
             self._set_reading(True)
 

@@ -4,7 +4,7 @@ import pytest
 from websockets.frames import Opcode
 
 from stargate.application import Gate
-from stargate.incoming import WORK
+from stargate.incoming import WORK, Incoming
 from stargate.state import State
 from stargate_tests.peers import Scripted, client_frame, fill, raises, reset
 from stargate_tests.waiting import turn, turn_until
@@ -467,6 +467,24 @@ def test_a_flood_is_taken_in_bit_by_bit_so_that_others_have_their_turns(engine, 
         before = taken
     assert max(steps) <= 2 * WORK
     assert websocket.discarded == 2000
+
+
+def test_an_error_in_what_is_left_of_a_read_ends_that_connection(engine, wire, caplog, monkeypatch):
+    websocket, peer = wire()
+    websocket._discard_input()
+    receive = Incoming.receive
+
+    def without_memory_later(incoming, data, room):
+        if not data:
+            raise MemoryError
+        return receive(incoming, data, room)
+
+    monkeypatch.setattr(Incoming, "receive", without_memory_later)
+    peer.sock.sendall(client_frame("x") * 2 * WORK)
+    turn_until(engine, lambda: websocket.closed)
+    turn(engine)
+    assert websocket.close_code == 1006
+    assert "MemoryError" in caplog.text
 
 
 def test_more_messages_a_second_than_allowed_end_it_with_1008(engine, wire, caplog):

@@ -12,7 +12,6 @@ import zlib
 
 import pytest
 
-from stargate import incoming
 from stargate.testing import LiveServer
 from stargate_tests import raw
 from stargate_tests.functional.tree import Echo, Node, make_app
@@ -492,21 +491,15 @@ def test_a_frame_may_come_byte_by_byte(connect):
     said(sock, b"", (FIN | TEXT, "grüß €".encode()))
 
 
-# As early as can be, and what the library under it has in another way.
-
-mended = pytest.mark.skipif(
-    not hasattr(incoming, "fault"), reason="nothing looks at frames before the library does"
-)
+# As early as can be, and where the library under it has it in another way.
 
 
-@mended
 @pytest.mark.parametrize("text", [text for text in NO_UTF8 if text not in ("c2", "e282", "f09f98")])
 @pytest.mark.parametrize("opcode", [TEXT, FIN | TEXT])
 def test_text_that_is_not_utf8_fails_with_the_first_bytes_that_show_it(connect, text, opcode):
     failed(connect(), masked(opcode, b"x" + bytes.fromhex(text) + b"yyyyyyyy")[:-4], 1007)
 
 
-@mended
 def test_a_character_that_the_next_fragment_makes_impossible_fails_before_its_end(connect):
     start = masked(TEXT, b"\xf4") + masked(FIN | PING, b"p")
     sock = connect()
@@ -515,7 +508,6 @@ def test_a_character_that_the_next_fragment_makes_impossible_fails_before_its_en
     failed(sock, masked(FIN | CONT, b"\x90xxxxxxxx")[:-4], 1007)
 
 
-@mended
 @pytest.mark.parametrize(
     "head",
     [b"\x83\x85", b"\x8b\x80", b"\xc1\x85", b"\x81\x05", b"\x89\xfe", b"\x09\x80", b"\x80\x80"],
@@ -524,14 +516,12 @@ def test_what_two_bytes_show_fails_before_the_rest_has_come(connect, head):
     failed(connect(), head, 1002)
 
 
-@mended
 @pytest.mark.parametrize("opcode", [CLOSE, PING, PONG])
 @pytest.mark.parametrize("size", [2, 8])
 def test_a_control_frame_has_its_length_in_the_short_form(connect, opcode, size):
     failed(connect(), masked(FIN | opcode, b"\x03\xe8", size=size), 1002)
 
 
-@mended
 @pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x0f\xa0bye"])
 def test_a_close_between_fragments_is_a_close(connect, payload):
     """Autobahn's case 7.1.5."""
@@ -542,13 +532,11 @@ def test_a_close_between_fragments_is_a_close(connect, payload):
     assert raw.read_all(sock) == b""
 
 
-@mended
 def test_a_ping_between_fragments_is_no_part_of_the_message(connect):
     data = masked(BINARY, b"x" * LIMIT) + masked(FIN | PING, b"y" * 125) + masked(FIN | CONT)
     said(connect(), data, (FIN | PONG, b"y" * 125), (FIN | BINARY, b"x" * LIMIT))
 
 
-@mended
 def test_the_limit_is_that_of_the_message_and_not_of_what_compression_makes_of_it(connect):
     """Bytes that cannot be compressed get a little longer."""
     message = random.Random(7).randbytes(LIMIT)

@@ -14,7 +14,6 @@ from contextlib import suppress
 
 from hypothesis import strategies as st
 
-from stargate import incoming
 from stargate_tests import raw
 from stargate_tests.fuzzing.target import LIMIT, MOST_FRAGMENTS
 from stargate_tests.waiting import DEADLINE
@@ -263,49 +262,6 @@ class Verdict:
         self.codes, self.over = (code,), True
 
 
-class LateVerdict(Verdict):
-    """The verdict where the ``websockets`` library alone is asked, which is late or wrong at times.
-
-    There, and there only, nothing is said: of control frames with a length in the long form, or
-    between fragments; of what is wrong with a frame or a text that has come in part. A frame with
-    two faults may be told the other one.
-    """
-
-    def _judge_head(self, head, masked, length):
-        if head & 0x0F >= CLOSE:
-            room = LIMIT - sum(map(len, self._frames))
-            amid = self._opcode is not None
-            if length > 125 or (amid and (head & 0x0F == CLOSE or length > room or self._deflated)):
-                raise Unsure
-        self._unless_late(super()._judge_head, head, masked, length)
-
-    def _judge_half(self, head, payload):
-        self._unless_late(super()._judge_half, head, payload)
-
-    def _part(self, fin, opcode, deflated, payload):
-        try:
-            super()._part(fin, opcode, deflated, payload)
-        except Failed as failed:
-            if not fin and 1007 in failed.codes:
-                raise Unsure from None
-            raise
-
-    def _unless_late(self, judge, *args):
-        try:
-            judge(*args)
-        except Failed as failed:
-            rest = self._stream[self._at :]
-            size = {126: 2, 127: 8}.get(rest[1] & 0x7F, 0)
-            length = int.from_bytes(rest[2 : 2 + size], "big") if size else rest[1] & 0x7F
-            if len(rest) < 6 + size + length:
-                raise Unsure from None
-            raise Failed(*failed.codes, 1009) from None
-
-
-#: The library alone is asked as long as nothing before it looks at frames that come in part.
-JUDGE = Verdict if hasattr(incoming, "fault") else LateVerdict
-
-
 class noting(suppress):  # noqa: N801 - named as what it is made from
     """``suppress(Failed)``, and a note of the codes."""
 
@@ -361,7 +317,7 @@ def check(target, case):
     """Send it to one of the views, and compare both sides' account of it with the verdict."""
     stream, cuts, deflates, view = case
     try:
-        verdict = JUDGE(stream, deflates)
+        verdict = Verdict(stream, deflates)
     except Unsure:
         return
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stargate.engine.patching import patch as patch
     from stargate.exceptions import AmbiguousApplication as AmbiguousApplication
     from stargate.exceptions import ConnectionClosed as ConnectionClosed
+    from stargate.exceptions import MessageTooBig as MessageTooBig
     from stargate.exceptions import NoAddress as NoAddress
     from stargate.exceptions import StargateError as StargateError
     from stargate.handshake import is_websocket as is_websocket
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AmbiguousApplication": "exceptions",
     "ConnectionClosed": "exceptions",
+    "MessageTooBig": "exceptions",
     "NoAddress": "exceptions",
     "StargateError": "exceptions",
     "WebSocket": "websocket",

@@ -19,9 +19,11 @@ from zope.interface import implementer
 
 from stargate.backplane.memory import MemoryBackplane
 from stargate.engine import engine_made
-from stargate.exceptions import AmbiguousApplication, NoAddress
+from stargate.exceptions import AmbiguousApplication, MessageTooBig, NoAddress
+from stargate.heartbeat import Heartbeat
 from stargate.interfaces import IGate
 from stargate.message import Message
+from stargate.outbox import POLICIES
 from stargate.pubsub import Listeners, Topics
 from stargate.settings import Limits, limits
 from stargate.stats import Counters, Stats
@@ -50,13 +52,15 @@ class Gate:
         self.settings = settings
         self.limits = limits(settings) if settings is not None else Limits()
         self._registry = weakref.ref(registry) if registry is not None else None
-        self._topics = Topics()
+        #: What has happened so far; :meth:`stats` is for reading it.
+        self.counters = Counters()
+        #: What pings the WebSockets; ``None`` where nothing does.
+        self.heartbeat: Heartbeat | None = None
+        self._topics = Topics(self.counters)
         self._engine: Engine | None = None
         self._walks = Walks()
         self._backplane = MemoryBackplane(self._deliver)
         self._told = False
-        #: What has happened so far; :meth:`stats` is for reading it.
-        self.counters = Counters()
 
     # For everybody, from any greenlet and any OS thread.
 
@@ -71,7 +75,8 @@ class Gate:
 
         ``str`` goes as text, ``bytes`` as binary, anything else is a ``TypeError``. The listeners
         in ``exclude`` are left out. Never waits for a listener. Raises
-        :class:`~stargate.exceptions.NoAddress` for a resource without a place in the tree.
+        :class:`~stargate.exceptions.NoAddress` for a resource without a place in the tree, and
+        :class:`~stargate.exceptions.MessageTooBig` past ``stargate.max_send_size``.
         """
         self._publish(self.address(target), Message(message), exclude)
 
@@ -93,17 +98,23 @@ class Gate:
         found: Listeners = self._in_engine(self._topics.listeners, self.address(target))
         return found
 
-    def add_listener(self, target: object, websocket: WebSocket) -> None:
+    def add_listener(
+        self, target: object, websocket: WebSocket, *, when_slow: str | None = None
+    ) -> None:
         """Make ``websocket`` a listener of ``target``; twice is once.
 
-        Raises :class:`~stargate.exceptions.ConnectionClosed` when it has ended.
+        ``when_slow`` is what becomes of it when it does not read as fast as others send:
+        ``"close"``, ``"drop_oldest"`` or ``"latest"``; by default what ``target`` has as its
+        ``stargate_when_slow``, or else ``"close"``. Raises ``ValueError`` for another word, and
+        :class:`~stargate.exceptions.ConnectionClosed` when the WebSocket has ended.
         """
-        self._in_engine(self._join, websocket, self.address(target))
+        policy = policy_of(target) if when_slow is None else known_policy("when_slow", when_slow)
+        self._in_engine(self._join, websocket, self.address(target), policy)
 
-    def _join(self, websocket: WebSocket, address: Hashable) -> None:
+    def _join(self, websocket: WebSocket, address: Hashable, policy: str | None) -> None:
         if websocket.closed:
             raise websocket._closed_error()
-        self._topics.join(websocket, address)
+        self._topics.join(websocket, address, policy)
 
     def remove_listener(self, target: object, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""
@@ -146,7 +157,9 @@ class Gate:
             for cause, count in self._engine.refusals.items():
                 refusals[cause] = refusals.get(cause, 0) + count
         counts = {name: getattr(counters, name) for name in Counters.__slots__}
-        return Stats(**{**counts, "refusals": refusals, "queued_bytes": 0})
+        outboxes = (each._outbox for each in self._walks.backlog if each._counters is counters)
+        queued = sum(outbox.size for outbox in outboxes if outbox is not None)
+        return Stats(**{**counts, "refusals": refusals, "queued_bytes": queued})
 
     # For the view that opens a connection.
 
@@ -157,11 +170,13 @@ class Gate:
                 raise RuntimeError("this application is being served by another thread already")
             self._engine = engine
             self._walks = engine.shared.setdefault(Walks, Walks(engine))
+            interval, timeout = self.limits.ping_interval, self.limits.ping_timeout
+            self.heartbeat = Heartbeat(engine, interval, timeout) if interval else None
         return self._walks
 
     def _bound(self) -> Engine | None:
         if self._engine is not None and self._engine.closed:
-            self._engine, self._walks = None, Walks()
+            self._engine, self._walks, self.heartbeat = None, Walks(), None
         return self._engine
 
     def _in_engine(self, function: Any, *args: Any) -> Any:
@@ -185,6 +200,8 @@ class Gate:
             for each in excluded:
                 if not isinstance(each, WebSocket):
                     raise TypeError(f"exclude is a WebSocket or several, not {each!r}")
+        if len(message.payload) > self.limits.max_send_size:
+            raise MessageTooBig(address, len(message.payload), self.limits.max_send_size)
         self._backplane.publish(address, message, excluded)
 
     def _deliver(self, address: Hashable, message: Message, exclude: frozenset[Connection]) -> None:
@@ -289,6 +306,19 @@ def address_of(resource: object) -> str:
     if not isinstance(address, str) or not address:
         raise NoAddress(resource, f"its stargate_address() returned {address!r}, not a string")
     return address
+
+
+def policy_of(target: object) -> str | None:
+    """What ``target`` says of its slow listeners; ``None`` where it says nothing."""
+    found = getattr(target, "stargate_when_slow", None)
+    return known_policy("stargate_when_slow", found) if found is not None else None
+
+
+def known_policy(name: str, policy: str) -> str:
+    """The policy for slow listeners that ``policy`` names; ``ValueError`` where there is none."""
+    if policy not in POLICIES:
+        raise ValueError(f"{name} = {policy!r}: it must be one of {', '.join(POLICIES)}")
+    return POLICIES[POLICIES.index(policy)]  # The very object: it is compared by identity.
 
 
 def location(resource: Any) -> str:

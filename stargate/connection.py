@@ -1,12 +1,11 @@
-"""One open connection: bytes in and out of a non-blocking socket, frames, and how it ends.
+"""One open connection: what comes in from its socket, signs of life, and how it ends.
 
-No greenlet waits here and no view is known: ``websocket.py`` adds what a handler holds. Everything
-belongs to the engine's own OS thread.
+What goes out is ``sending.py``'s. No greenlet waits here and no view is known: ``websocket.py``
+adds what a handler holds. Everything belongs to the engine's own OS thread.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 import socket
 import struct
@@ -16,81 +15,53 @@ from typing import TYPE_CHECKING, Any
 from websockets.protocol import OPEN as PROTOCOL_OPEN
 
 from stargate.incoming import Incoming
-from stargate.outbox import Outbox
+from stargate.message import FIN, PING, frame
+from stargate.sending import NOTSENT_LOWAT, TCP, WRITE, Sending
+from stargate.state import State
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
 
     from stargate.engine.hub import Engine
-    from stargate.pubsub import Topic
+    from stargate.heartbeat import Heartbeat
     from stargate.settings import Limits
+    from stargate.stats import Counters
     from stargate.walk import Walks
 
 log = logging.getLogger(__name__)
 
-#: What epoll calls EPOLLIN, EPOLLOUT and EPOLLERR; and none of its bits, for not being watched.
-READ, WRITE, ERROR, UNWATCHED = 0x001, 0x004, 0x008, 0x10000
-
-#: Unsent bytes that the kernel keeps for a peer that does not read; the rest waits in the outbox,
-#: where it is counted. Without this it is the send buffer's 4 MB.
-NOTSENT_LOWAT = 65_536
+#: What epoll calls EPOLLIN and EPOLLERR; and none of its bits, for not being watched.
+READ, ERROR, UNWATCHED = 0x001, 0x008, 0x10000
 
 #: Bytes read from a socket at once.
 READ_SIZE = 65_536
 
-#: ``sendmsg`` calls for one socket in one turn of the hub.
-SENDS_A_TURN = 16
-
 #: The first byte of every pong: final, and its opcode.
 PONG_FRAME = 0x8A
 
+#: A ping of the heartbeat: whatever comes back is an answer.
+PING_FRAME = frame(FIN | PING, b"")
+
+#: ``SO_LINGER``: closing resets, and the kernel does not go on trying for minutes.
+RESET = struct.pack("ii", 1, 0)
+
 NORMAL, GOING_AWAY, NO_CODE, LOST = 1000, 1001, 1005, 1006
-TRY_LATER = 1013
 
 
-class State(enum.Enum):
-    """Where a connection is in its life.
-
-    ========  =======================================  ==================================
-    state     what it means                            what leads out of it
-    ========  =======================================  ==================================
-    OPEN      messages go both ways                    a close frame either way, or a loss
-    CLOSING   over for the application; the close      the peer's end, a loss, or
-              handshake and queued bytes remain        ``close_timeout``
-    CLOSED    the descriptor is closed                 nothing
-    ========  =======================================  ==================================
-    """
-
-    OPEN = 1
-    CLOSING = 2
-    CLOSED = 3
-
-
-class Connection:
+class Connection(Sending):
     """A socket that speaks WebSocket, from the end of its handshake on."""
 
     __slots__ = (
         "__weakref__",
+        "_asked",
         "_deadline",
         "_disposed",
-        "_engine",
         "_eof_due",
-        "_events",
-        "_fd",
         "_extensions",
+        "_heartbeat",
         "_incoming",
-        "_limits",
-        "_outbox",
-        "_pong",
-        "_served",
-        "_sock",
-        "_topics",
-        "_walks",
-        "_window_bits",
-        "_write",
         "close_code",
         "close_reason",
-        "state",
     )
 
     def __init__(
@@ -101,30 +72,22 @@ class Connection:
         walks: Walks,
         limits: Limits,
         extensions: list[Extension],
+        counters: Counters,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
-        self._sock, self._fd = sock, sock.fileno()
-        self._engine, self._walks, self._limits = engine, walks, limits
+        super().__init__(sock, engine, walks, limits, counters)
         self._extensions = extensions
+        if extensions:
+            self._window_bits = extensions[0].local_max_window_bits  # type: ignore[attr-defined]
         #: Made when the first bytes come, or the first frame of the protocol's is to be sent.
         self._incoming: Incoming | None = None
-        #: The window of a peer that takes compressed frames; ``None`` for plain ones.
-        self._window_bits: int | None = (
-            extensions[0].local_max_window_bits if extensions else None  # type: ignore[attr-defined]
-        )
-        self._outbox: Outbox | None = None
-        #: The answer to the last ping, while the outbox is in the way.
-        self._pong = b""
-        #: Takes a buffer, answers how many bytes of it are taken care of: the socket's own ``send``
-        #: while nothing waits, ``_queue`` while something does, ``len`` when all is over.
-        self._write: Callable[[bytes], int] = sock.send
-        self._events = 0
+        self._heartbeat = heartbeat
+        #: The beat of the heartbeat in which the peer was asked for a sign of life that has not
+        #: come yet, else 0.
+        self._asked = 0
         self._eof_due = False
         self._deadline: Any = None
         self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
-        #: The number of the last walk that this connection was part of, or was settled for.
-        self._served = 0
-        self._topics: tuple[Topic, ...] = ()
-        self.state = State.OPEN
         #: What ended the connection (RFC 6455, section 7.1.5): the code of the first close frame,
         #: the peer's or ours, 1005 for one with no code, 1006 without any; ``None`` before.
         self.close_code: int | None = None
@@ -142,21 +105,22 @@ class Connection:
     def _on_end(self) -> None:
         """It is over for the application: called once, wherever the end was noticed."""
 
-    def _on_drained(self) -> None:
-        """Bytes have left the outbox, or it is gone."""
-
     # Opening.
 
     def _open(self, response: bytes, early: bytes) -> None:
         """Send the handshake's answer, then read; ``early`` came in with the handshake."""
         sock = self._sock
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        if sock.family in TCP:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         self._engine.connections.add(self)
         self._events = READ
         self._engine.watch(self._fd, READ, self._on_ready)
+        self._counters.opened += 1
+        self._counters.connections += 1
+        if self._heartbeat is not None:
+            self._heartbeat.add(self)
         self._put(response)
         if early:
             self._engine.call_soon(self._receive, early)
@@ -193,8 +157,12 @@ class Connection:
     def _receive(self, data: bytes) -> None:
         if self.state is State.CLOSED:
             return
+        self._asked = 0  # Whatever it says, it lives.
         incoming = self._incoming or self._listen()
         messages = incoming.receive(data)
+        counters = self._counters
+        counters.bytes_in += len(data)
+        counters.messages_in += len(messages)
         if self.state is State.OPEN:
             for message in messages:
                 self._on_message(message)
@@ -222,84 +190,27 @@ class Connection:
             self._engine.rewatch(self._fd, events)
         self._events = events
 
-    # Writing.
+    # The heartbeat.
 
-    def _put(self, buffer: bytes) -> None:
-        """Send ``buffer``, or queue what the socket does not take; a broken socket ends it."""
-        if self._outbox is not None:
-            self._outbox.append(buffer)
-            return
-        try:
-            sent = self._sock.send(buffer)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._lose()
-            return
-        if sent != len(buffer):
-            self._hold(buffer, sent)
+    def _listens(self) -> bool:
+        """Whether the peer can be asked for a sign of life, and would be heard."""
+        # One that does not read is the outbox's business: a ping would wait behind the rest.
+        return self.state is State.OPEN and bool(self._events & READ) and self._outbox is None
 
-    def _hold(self, buffer: bytes, sent: int) -> None:
-        """The socket took only ``sent`` bytes of ``buffer``: from here on an outbox has it."""
-        self._outbox = Outbox()
-        self._outbox.append(buffer, sent)
-        if self.state is State.OPEN:
-            self._write = self._queue
-        self._set_events(self._events | WRITE)
+    def _send_ping(self) -> None:
+        self._put(PING_FRAME)
 
-    def _queue(self, buffer: bytes) -> int:
-        """Queue ``buffer`` behind what waits already, or give up a peer that lets it pile up."""
-        outbox, bound = self._outbox, self._limits.outbox_size
-        if outbox is not None and outbox.size >= bound:
-            self._drain()  # Once more, before it is called slow.
-            outbox = self._outbox
-        if self.state is not State.OPEN:
-            pass
-        elif outbox is None:
-            self._put(buffer)
-        elif outbox.size < bound:
-            outbox.append(buffer)
-        else:
-            self._give_up(outbox)
-        return len(buffer)
-
-    def _drain(self) -> None:
-        outbox = self._outbox
-        if outbox is None:
-            return
-        try:
-            for _ in range(SENDS_A_TURN):
-                outbox.advance(self._sock.sendmsg(outbox.gather()))
-                if not outbox.size:
-                    break
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._lose()
-            return
-        if not outbox.size:
-            self._outbox = None
-            pong, self._pong = self._pong, b""
-            if self.state is State.OPEN:
-                self._write = self._sock.send
-            self._set_events(self._events & ~WRITE)
-            if pong and self.state is State.OPEN:
-                self._put(pong)
-            self._finish_sending()
-        self._on_drained()
-
-    def _give_up(self, outbox: Outbox) -> None:
-        """The peer does not read: drop what waits, say 1013 behind the frame it is in."""
-        dropped = outbox.size
-        outbox.keep_started()
+    def _silent(self) -> None:
+        """The peer has not answered: it has vanished, and a close frame would reach nobody."""
+        self._counters.pings_missed += 1
         self._engine.spawn(
-            log.warning,
-            "closing a slow WebSocket: %d bytes waited, and stargate.outbox_size is %d (%r)",
-            dropped,
-            self._limits.outbox_size,
+            log.info,
+            "a peer has vanished: nothing was heard for %g s after a ping (%r)",
+            self._limits.ping_timeout,
             self,
         )
-        self._start_closing(TRY_LATER, "too slow")
+        self._end(LOST, "")
+        self._reset()
 
     # Ending.
 
@@ -339,7 +250,7 @@ class Connection:
         self._write = len
         for topic in self._topics:
             topic.discard(self)
-        self._topics = ()
+        self._topics, self._policies = (), None
         self._deadline = self._engine.call_later(self._limits.close_timeout, self._abort)
         self._set_reading(True)  # Until the peer's end: a close with bytes unread is a reset.
         self._on_end()
@@ -361,9 +272,12 @@ class Connection:
     def _abort(self) -> None:
         """The deadline of the close handshake has passed."""
         if self._outbox is not None:
-            # A peer that takes nothing: do not leave the kernel to go on trying for minutes.
-            linger = struct.pack("ii", 1, 0)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._reset()  # A peer that takes nothing.
+        else:
+            self._dispose()
+
+    def _reset(self) -> None:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._dispose()
 
     def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
@@ -379,9 +293,15 @@ class Connection:
             self._deadline.cancel()
             self._deadline = None
         self._engine.unwatch(self._fd)
-        self._engine.connections.discard(self)
+        if self in self._engine.connections:
+            self._engine.connections.discard(self)
+            self._counters.connections -= 1
+        if self._heartbeat is not None:
+            self._heartbeat.discard(self)
+        if self._outbox is not None:
+            self._walks.backlog.end(self, self._outbox)
+            self._outbox = None
         self._sock.close()
-        self._outbox = None
         self._on_drained()
         if self._disposed is not None:
             function, args = self._disposed

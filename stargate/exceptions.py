@@ -29,6 +29,24 @@ class ConnectionClosed(StargateError, ConnectionError):
         )
 
 
+class MessageTooBig(StargateError, ValueError):
+    """A message for all listeners of a resource is longer than ``stargate.max_send_size``.
+
+    Nothing has been sent. ``size`` and ``limit`` are in bytes. A message that fills an outbox at
+    once would make healthy listeners look slow, and close them.
+
+    If you see this, send less: the address of what has changed rather than the thing itself, or
+    parts of it. ``websocket.send()`` to one WebSocket, which waits for it, has no such limit.
+    """
+
+    def __init__(self, address: object, size: int, limit: int) -> None:
+        self.address, self.size, self.limit = address, size, limit
+        super().__init__(
+            f"a message of {size} bytes for {address} is longer than stargate.max_send_size, "
+            f"{limit} bytes; nothing has been sent"
+        )
+
+
 class AmbiguousApplication(StargateError, LookupError):
     """It cannot be told which application of this process a message is meant for.
 

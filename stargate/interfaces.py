@@ -12,7 +12,7 @@ class IWebSocketAwareContext(Interface):
     def stargate_address():
         """The string that all objects which mean this resource have in common."""
 
-    def add_listener(websocket):
+    def add_listener(websocket, *, when_slow=None):
         """From here on ``websocket`` gets what is sent; twice is once."""
 
     def remove_listener(websocket):
@@ -39,6 +39,7 @@ class IWebSocket(Interface):
     close_reason = Attribute("The close reason that ended it, or None.")
     pending = Attribute("How many messages are ready to be read.")
     buffered = Attribute("How many bytes wait to be taken by the peer.")
+    missed = Attribute("How many messages it did not get because its peer reads too slowly.")
 
     def wait(timeout=None):
         """The next message, ``str`` or ``bytes``; ``ConnectionClosed`` when it has ended."""
@@ -96,7 +97,7 @@ class IGate(Interface):
     def listeners(target):
         """The listeners of ``target`` in this process: a snapshot."""
 
-    def add_listener(target, websocket):
+    def add_listener(target, websocket, *, when_slow=None):
         """Make ``websocket`` a listener of ``target``."""
 
     def remove_listener(target, websocket):
@@ -121,6 +122,7 @@ class IEngine(Interface):
 
     connections = Attribute("The open WebSockets.")
     greenlet = Attribute("The greenlet that runs now.")
+    turns = Attribute("How often descriptors were looked for; the same number is the same turn.")
 
     def watch(fd, events, ready):
         """Call ``ready(events)`` whenever ``fd`` is ready."""
@@ -130,6 +132,9 @@ class IEngine(Interface):
 
     def unwatch(fd):
         """Stop watching ``fd``."""
+
+    def wait_writable(fd, seconds):
+        """Hold everybody up until ``fd`` takes bytes, or for ``seconds``; returns which it was."""
 
     def spawn(function, *args):
         """Run ``function`` in a greenlet, soon."""

@@ -77,6 +77,15 @@ def frame(head: int, payload: bytes) -> bytes:
     return struct.pack("!BBQ", head, 127, length) + payload
 
 
+def frame_end(buffer: bytes, start: int) -> int:
+    """Where the unmasked frame that begins at ``start`` ends."""
+    length = buffer[start + 1]
+    if length < 126:
+        return start + 2 + length
+    begin = start + (4 if length == 126 else 10)
+    return begin + int.from_bytes(buffer[start + 2 : begin], "big")
+
+
 def deflate(payload: bytes, window_bits: int) -> bytes:
     """``payload`` as permessage-deflate wants it (RFC 7692, section 7.2.1)."""
     encoder = zlib.compressobj(wbits=-window_bits, memLevel=5)

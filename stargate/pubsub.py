@@ -10,8 +10,11 @@ import weakref
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
+from stargate.outbox import CLOSE
+
 if TYPE_CHECKING:
     from stargate.connection import Connection
+    from stargate.stats import Counters
 
 
 class Listeners:
@@ -20,12 +23,16 @@ class Listeners:
     ``len()``, ``in`` and iteration; it never changes, whoever joins or leaves afterwards.
     """
 
-    __slots__ = ("__weakref__", "_members", "plain")
+    __slots__ = ("__weakref__", "_members", "plain", "topic")
 
-    def __init__(self, members: dict[Connection, None], plain: bool = True) -> None:
+    def __init__(
+        self, members: dict[Connection, None], plain: bool = True, topic: Topic | None = None
+    ) -> None:
         self._members = members
         #: Whether none of them takes compressed frames.
         self.plain = plain
+        #: Where they listen; ``None`` where nobody does.
+        self.topic = topic
 
     def __len__(self) -> int:
         return len(self._members)
@@ -44,10 +51,12 @@ class Listeners:
 class Topics:
     """The addresses at which somebody listens."""
 
-    __slots__ = ("_topics",)
+    __slots__ = ("_topics", "counters")
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counters) -> None:
         self._topics: dict[Hashable, Topic] = {}
+        #: What the messages to all these addresses are counted in.
+        self.counters = counters
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -57,14 +66,19 @@ class Topics:
         topic = self._topics.get(address)
         return topic.listeners() if topic is not None else Listeners({})
 
-    def join(self, listener: Connection, address: Hashable) -> None:
-        """Make ``listener`` a listener at ``address``; twice is once."""
+    def join(self, listener: Connection, address: Hashable, policy: str | None = None) -> None:
+        """Make ``listener`` a listener at ``address``; twice is once.
+
+        ``policy`` is what becomes of it when it is slow; without one a first join means to close.
+        """
         topic = self._topics.get(address)
         if topic is None:
-            topic = self._topics[address] = Topic(address, self._topics)
+            topic = self._topics[address] = Topic(address, self)
         if topic not in listener._topics:
             topic.add(listener)
             listener._topics += (topic,)
+        if policy is not None:
+            listener._set_policy(topic, policy)
 
     def leave(self, listener: Connection, address: Hashable) -> None:
         """Undo a join; without one it does nothing."""
@@ -72,6 +86,7 @@ class Topics:
         if topic is not None and topic in listener._topics:
             topic.discard(listener)
             listener._topics = tuple(other for other in listener._topics if other is not topic)
+            listener._set_policy(topic, CLOSE)
 
 
 class Topic:
@@ -79,18 +94,28 @@ class Topic:
 
     __slots__ = ("_address", "_deflating", "_home", "_members", "_snapshot")
 
-    def __init__(self, address: Hashable, home: dict[Hashable, Topic]) -> None:
+    def __init__(self, address: Hashable, home: Topics) -> None:
         self._address, self._home = address, home
         self._members: dict[Connection, None] = {}
         #: How many of them take compressed frames.
         self._deflating = 0
         self._snapshot: weakref.ref[Listeners] | None = None
 
+    @property
+    def address(self) -> Hashable:
+        """Where its listeners listen."""
+        return self._address
+
+    @property
+    def counters(self) -> Counters:
+        """What messages to this address are counted in."""
+        return self._home.counters
+
     def listeners(self) -> Listeners:
         """A snapshot, the same one as long as nobody joins or leaves."""
         snapshot = self._snapshot() if self._snapshot is not None else None
         if snapshot is None:
-            snapshot = Listeners(self._members, not self._deflating)
+            snapshot = Listeners(self._members, not self._deflating, self)
             self._snapshot = weakref.ref(snapshot)
         return snapshot
 
@@ -106,7 +131,7 @@ class Topic:
             del members[listener]
             self._deflating -= listener._window_bits is not None
         if not members:
-            self._home.pop(self._address, None)
+            self._home._topics.pop(self._address, None)
 
     def _own(self) -> dict[Connection, None]:
         if self._snapshot is not None:

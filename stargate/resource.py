@@ -43,13 +43,18 @@ class WebSocketAwareContext:
         """
         return location(self)
 
-    def add_listener(self, websocket: WebSocket) -> None:
+    def add_listener(self, websocket: WebSocket, *, when_slow: str | None = None) -> None:
         """From here on ``websocket`` gets every message sent to this resource; twice is once.
 
         It leaves by itself when its connection ends. Raises
         :class:`~stargate.exceptions.ConnectionClosed` when that has happened already.
+
+        ``when_slow`` says what becomes of it while it does not read as fast as others send:
+        ``"close"`` closes it with 1013, ``"drop_oldest"`` drops the oldest messages of this
+        resource that wait for it, ``"latest"`` all but the newest one. By default it is what the
+        attribute ``stargate_when_slow`` of the resource says, or else ``"close"``.
         """
-        current_gate().add_listener(self, websocket)
+        current_gate().add_listener(self, websocket, when_slow=when_slow)
 
     def remove_listener(self, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""
@@ -62,7 +67,9 @@ class WebSocketAwareContext:
 
         From any code: a view, a handler, a greenlet, an OS thread. Never waits for a listener,
         and never waits for the transaction either. Anything but ``str`` and ``bytes`` raises
-        ``TypeError`` before anything is sent. ``exclude`` is one WebSocket or several.
+        ``TypeError`` before anything is sent, and so does a message longer than
+        ``stargate.max_send_size``, :class:`~stargate.exceptions.MessageTooBig`. ``exclude`` is one
+        WebSocket or several.
         """
         current_gate().send(self, message, exclude=exclude)
 

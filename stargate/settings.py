@@ -125,9 +125,44 @@ APPLICATION = (
         4_194_304,
         at_least(1),
         "bytes",
-        "How much may wait for a listener that reads slowly. A message that finds this much "
-        "before it closes the WebSocket with 1013, so that a listener that never reads costs no "
-        "more than this and one message.",
+        "How much may wait for a listener that reads slowly, 48 bytes for the bookkeeping of each "
+        "message included. A message that finds this much before it closes the WebSocket with "
+        "1013, or has older ones dropped where the resource says so; so a listener that never "
+        "reads costs no more than this and one message.",
+    ),
+    Setting(
+        "outbox_total",
+        268_435_456,
+        at_least(1),
+        "bytes",
+        "How much may wait in all outboxes of the process together. Past it the largest goes "
+        "first: many slow listeners must not take the memory that everybody needs.",
+    ),
+    Setting(
+        "outbox_progress",
+        16_384,
+        at_least(1),
+        "bytes",
+        "How much a peer for whom something waits must take in `outbox_progress_timeout`; one "
+        "that takes less is closed with 1013. Without it a byte now and then would keep an outbox "
+        "for ever.",
+    ),
+    Setting(
+        "outbox_progress_timeout",
+        10.0,
+        seconds(0),
+        "seconds",
+        "The time for `outbox_progress`: 1.6 KiB/s by default, less than any network of today. 0 "
+        "asks for no progress.",
+    ),
+    Setting(
+        "max_send_size",
+        None,
+        at_least(1),
+        "bytes",
+        "The longest message that `resource.send()` takes; a longer one raises `MessageTooBig` "
+        "and reaches nobody. By default a quarter of `outbox_size`: one message that fills an "
+        "outbox would have the next one close every healthy listener.",
     ),
     Setting(
         "outbox_high_water",
@@ -144,6 +179,23 @@ APPLICATION = (
         "seconds",
         "How long a peer may take for its part of the close handshake, and to read what was sent "
         "before it; then the connection is cut.",
+    ),
+    Setting(
+        "ping_interval",
+        20.0,
+        seconds(0),
+        "seconds",
+        "How often each WebSocket is pinged: proxies cut connections that are silent for a "
+        "minute, and a peer that has vanished says nothing. The pings are spread over the "
+        "interval. 0 sends none.",
+    ),
+    Setting(
+        "ping_timeout",
+        20.0,
+        seconds(0.1),
+        "seconds",
+        "How long a peer may be silent after a ping; then it has vanished, and is cut. Anything "
+        "that it says is an answer, and while its view keeps it from being read no time passes.",
     ),
     Setting(
         "backplane",
@@ -164,7 +216,13 @@ class Limits:
     inbox_length: int = 64
     outbox_size: int = 4_194_304
     outbox_high_water: int = 262_144
+    outbox_total: int = 268_435_456
+    outbox_progress: int = 16_384
+    outbox_progress_timeout: float = 10.0
+    max_send_size: int = 1_048_576
     close_timeout: float = 10.0
+    ping_interval: float = 20.0
+    ping_timeout: float = 20.0
 
 
 def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +232,15 @@ def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if name.startswith(PREFIX)
     }
-    return read(APPLICATION, given, PREFIX)
+    found = read(APPLICATION, given, PREFIX)
+    if found["max_send_size"] is None:
+        found["max_send_size"] = max(1, found["outbox_size"] // 4)
+    elif found["max_send_size"] > found["outbox_size"]:
+        raise ConfigurationError(
+            f"{PREFIX}max_send_size = {found['max_send_size']}: it must be at most "
+            f"{PREFIX}outbox_size, {found['outbox_size']}, of which a quarter is a good value"
+        )
+    return found
 
 
 def read(table: Iterable[Setting], given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

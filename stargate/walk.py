@@ -14,6 +14,8 @@ from itertools import count, islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from stargate.backlog import Backlog
+
 if TYPE_CHECKING:
     from stargate.connection import Connection
     from stargate.engine.hub import Engine
@@ -38,10 +40,23 @@ QUEUED_BYTES, QUEUED_MESSAGES, QUEUED_SECONDS = 1_048_576, 1_024, 0.05
 class Walks:
     """The queue of one engine; with none (a unit test, no server) a walk is made on the spot."""
 
-    __slots__ = ("_bytes", "_engine", "_messages", "_queue", "_scheduled", "_since")
+    __slots__ = (
+        "_bytes",
+        "_engine",
+        "_messages",
+        "_queue",
+        "_scheduled",
+        "_since",
+        "backlog",
+        "serving",
+    )
 
     def __init__(self, engine: Engine | None = None) -> None:
         self._engine = engine
+        #: What waits for those who do not take it at once.
+        self.backlog = Backlog(engine)
+        #: The walk whose messages are being written at this moment.
+        self.serving: _Walk | None = None
         self._queue: deque[_Walk] = deque()
         self._bytes = self._messages = 0
         self._since = 0.0
@@ -60,7 +75,10 @@ class Walks:
             self._since = monotonic()
         self._messages += 1
         self._bytes += len(message.frame)
-        if self._engine is None or self._overdue():
+        if self._engine is None:
+            self.run()
+        elif self._overdue():
+            self.backlog.let_drain()
             self.run()
         else:
             self._schedule(self._engine)
@@ -103,6 +121,8 @@ class Walks:
             budget -= self._advance(self._queue[0], budget)
         if self._queue:
             self._schedule(engine)
+        # Last: before the hub has looked for sockets again, none has had a chance to take more.
+        self.backlog.turns += 1
 
     def _advance(self, walk: _Walk, budget: int) -> int:
         """Serve at most ``budget`` listeners of ``walk``; returns what that cost of it.
@@ -110,7 +130,11 @@ class Walks:
         A short walk is never cut: all that come behind it would have to overtake it.
         """
         walk.start()
-        served = walk.serve(max(budget, SHORT))
+        self.serving = walk
+        try:
+            served = walk.serve(max(budget, SHORT))
+        finally:
+            self.serving = None
         if walk.left == 0:
             self._finish(walk)
         return max(served, 1)
@@ -129,6 +153,8 @@ class Walks:
 
     def _finish(self, walk: _Walk) -> None:
         self._queue.remove(walk)
+        if walk.counters is not None:
+            walk.counters.walks += 1
         self._messages -= len(walk.messages)
         self._bytes -= walk.size
         self._since = monotonic()
@@ -140,8 +166,11 @@ class Walks:
             if walk.number > listener._served and listener in walk.listeners:
                 walk.mark()
                 if walk.number > listener._served:
-                    listener._served = walk.number
-                    write(listener, walk.buffer(listener._window_bits))
+                    self.serving = walk
+                    try:
+                        walk.serve_one(listener)
+                    finally:
+                        self.serving = None
 
 
 class _Walk:
@@ -155,6 +184,7 @@ class _Walk:
         "_buffers",
         "_iterator",
         "_marked",
+        "counters",
         "exclude",
         "left",
         "listeners",
@@ -172,6 +202,8 @@ class _Walk:
     ) -> None:
         self.number, self.listeners, self.exclude = number, listeners, exclude
         self.messages, self.size = [message], len(message.frame)
+        topic = listeners.topic
+        self.counters = topic.counters if topic is not None else None
         #: How many listeners it has not come to.
         self.left = len(listeners._members)
         self._buffers: dict[int | None, bytes] = {}
@@ -208,12 +240,15 @@ class _Walk:
         """All messages as one buffer, made once for all listeners with these parameters."""
         found = self._buffers.get(window_bits)
         if found is None:
-            if window_bits is None:
-                frames = [message.frame for message in self.messages]
-            else:
-                frames = [message.deflated(window_bits) for message in self.messages]
+            frames = self.frames(window_bits)
             found = self._buffers[window_bits] = frames[0] if len(frames) == 1 else b"".join(frames)
         return found
+
+    def frames(self, window_bits: int | None) -> list[bytes]:
+        """The frame of each message, as :meth:`buffer` has them joined."""
+        if window_bits is None:
+            return [message.frame for message in self.messages]
+        return [message.deflated(window_bits) for message in self.messages]
 
     def serve(self, budget: int) -> int:
         """Send to the next ``budget`` listeners; returns how many it came to."""
@@ -223,12 +258,15 @@ class _Walk:
         if self._marked or not self.listeners.plain:
             self._look_and_serve(islice(self._iterator, count))
         else:
-            self._serve_all(islice(self._iterator, count))
+            self._serve_all(islice(self._iterator, count), count)
         return count
 
-    def _serve_all(self, listeners: Iterator[Connection]) -> None:
+    def _serve_all(self, listeners: Iterator[Connection], count: int) -> None:
         buffer = self.buffer(None)
         size = len(buffer)
+        if self.counters is not None:
+            self.counters.messages_out += count * len(self.messages)
+            self.counters.bytes_out += count * size
         for listener in listeners:
             # This is ``write`` in place: a call a listener is what this loop cannot afford.
             try:
@@ -245,8 +283,16 @@ class _Walk:
         number = self.number
         for listener in listeners:
             if listener._served < number:
-                listener._served = number
-                write(listener, self.buffer(listener._window_bits))
+                self.serve_one(listener)
+
+    def serve_one(self, listener: Connection) -> None:
+        """Send to ``listener``, in turn or out of turn, and mark it as served."""
+        listener._served = self.number
+        buffer = self.buffer(listener._window_bits)
+        if self.counters is not None:
+            self.counters.messages_out += len(self.messages)
+            self.counters.bytes_out += len(buffer)
+        write(listener, buffer)
 
 
 def write(listener: Connection, buffer: bytes) -> None:

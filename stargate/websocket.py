@@ -14,10 +14,11 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close
 from zope.interface import implementer
 
-from stargate.connection import LOST, READ, Connection, State
+from stargate.connection import LOST, READ, Connection
 from stargate.exceptions import ConnectionClosed
 from stargate.interfaces import IWebSocket
 from stargate.message import FIN, PING, frame, frame_for
+from stargate.state import State
 from stargate.walk import write
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class WebSocket(Connection):
     )
 
     def __init__(self, sock: Any, gate: Gate, facts: dict[str, Any], **options: Any) -> None:
-        super().__init__(sock, **options)
+        super().__init__(sock, counters=gate.counters, heartbeat=gate.heartbeat, **options)
         self._gate = gate
         self._id: str | None = None
         #: Messages that wait to be read; ``None`` when nobody will ever read them.
@@ -238,16 +239,30 @@ class WebSocket(Connection):
         engine = self._engine
         if not engine.in_own_thread():
             engine.call_from_thread(self._send_now, buffer, size=len(buffer))
-            return
-        self._send_now(buffer)
-        if self._outbox is not None and self._runner is engine.greenlet:
-            self._wait_drained(self._limits.outbox_high_water, None)
-            if self.state is not State.OPEN:
-                raise self._closed_error()
+        elif self._runner is engine.greenlet:
+            self._stream(buffer)
+        else:
+            self._send_now(buffer)
 
     def _send_now(self, buffer: bytes) -> None:
         self._walks.settle(self)
+        self._count_out(buffer)
         write(self, buffer)
+
+    def _stream(self, buffer: bytes) -> None:
+        """Send to one's own WebSocket, and wait while too much is queued."""
+        self._walks.settle(self)
+        if self.state is State.OPEN:
+            self._count_out(buffer)
+            self._put(buffer, messages=1, streamed=True)
+        if self._outbox is not None:
+            self._wait_drained(self._limits.outbox_high_water, None)
+        if self.state is not State.OPEN:
+            raise self._closed_error()
+
+    def _count_out(self, buffer: bytes) -> None:
+        self._counters.messages_out += 1
+        self._counters.bytes_out += len(buffer)
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping with at most 125 bytes (RFC 6455, section 5.5.2); the answer is ignored."""
@@ -258,8 +273,9 @@ class WebSocket(Connection):
         self._in_engine(self._ping, payload)
 
     def _ping(self, payload: bytes) -> None:
-        if self.state is State.OPEN:
-            write(self, frame(FIN | PING, payload))
+        # Behind a full outbox it would ask for nothing that is not asked already.
+        if self.state is State.OPEN and not self._full():
+            self._put(frame(FIN | PING, payload))
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the kernel has taken everything that was sent before.

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
+
+#: A message that a socket does not take many of.
+BIG = "x" * 300_000
 
 
 class Peer:
@@ -110,6 +116,9 @@ class DummyListener:
     def _lose(self) -> None:
         self.lost = True
 
+    def _set_policy(self, topic, policy: str) -> None:
+        pass
+
     @property
     def got(self) -> list[str]:
         """The short text messages in what was written."""
@@ -123,6 +132,8 @@ class DummyListener:
 class DummyEngine:
     """An engine whose turns are made by the test."""
 
+    turns = 0
+
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
@@ -133,3 +144,36 @@ class DummyEngine:
         calls, self.calls = self.calls, []
         for function, args in calls:
             function(*args)
+
+
+class Scripted:
+    """A connection's own socket, but for what the test has put in the place of a method."""
+
+    def __init__(self, websocket, **methods):
+        self._sock = websocket._sock
+        self.__dict__.update(methods)
+        websocket._sock = self
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def raises(error):
+    def method(*_args):
+        raise error
+
+    return method
+
+
+def fill(websocket):
+    """Send until the kernel takes no more; returns how many messages that took."""
+    count = 0
+    while not websocket.buffered:
+        websocket.send(BIG)
+        count += 1
+    return count
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()

@@ -86,10 +86,10 @@ def read_all(sock):
 
 
 def _exactly(sock, size):
-    found = b""
+    found = bytearray()
     while len(found) < size:
         data = sock.recv(size - len(found))
         if not data:
-            raise EOFError(found)
+            raise EOFError(bytes(found))
         found += data
-    return found
+    return bytes(found)

@@ -144,4 +144,5 @@ NOT_MIRRORED = {
     "stargate.engine.accept",  # In functional/, on real sockets, as is
     "stargate.engine.wsgi",
     "stargate.fixtures",  # In test_testing.py.
+    "stargate.state",
 }

@@ -1,32 +1,11 @@
-import logging
-import socket
-import struct
 from contextlib import suppress
 
 import pytest
 from websockets.frames import Opcode
 
-from stargate.connection import SENDS_A_TURN, State
-from stargate.engine.hub import WRITE
-from stargate_tests.peers import client_frame
+from stargate.state import State
+from stargate_tests.peers import Scripted, client_frame, fill, raises, reset
 from stargate_tests.waiting import turn, turn_until
-
-BIG = "x" * 300_000
-
-
-def fill(websocket):
-    """Send until the kernel takes no more; returns how many messages that took."""
-    count = 0
-    while not websocket.buffered:
-        websocket.send(BIG)
-        count += 1
-    return count
-
-
-def reset(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
 
 # Coming in.
 
@@ -222,119 +201,6 @@ def test_a_message_before_the_bad_one_is_still_read(engine, wire):
     websocket, peer = wire()
     peer.sock.sendall(client_frame("good") + b"\x81\x81\0\0\0\0\xff" + client_frame("late"))
     assert list(websocket) == ["good"]
-
-
-# Going out.
-
-
-def test_messages_go_out_in_their_order(engine, wire, family):
-    websocket, peer = wire(family)
-    websocket.send("one")
-    websocket.send(b"two")
-    turn_until(engine, lambda: peer.read() == ["one", b"two"])
-
-
-def test_what_the_kernel_does_not_take_waits_and_leaves_when_it_can(engine, wire, family):
-    websocket, peer = wire(family, outbox_size=10_000_000)
-    count = fill(websocket)
-    for number in range(100):
-        websocket.send(str(number))
-    buffered = websocket.buffered
-    assert buffered > 100
-    turn_until(engine, lambda: len(peer.read()) == count + 100)
-    assert peer.messages[-100:] == [str(number) for number in range(100)]
-    turn_until(engine, lambda: websocket.buffered == 0)
-
-
-def test_once_the_outbox_is_empty_it_is_written_to_directly_again(engine, wire):
-    websocket, peer = wire()
-    fill(websocket)
-    assert websocket._events & WRITE
-    turn_until(engine, lambda: (peer.read(), websocket.buffered)[1] == 0)
-    assert not websocket._events & WRITE
-    count = len(peer.read())
-    websocket.send("direct")
-    assert websocket.buffered == 0
-    turn_until(engine, lambda: len(peer.read()) == count + 1)
-
-
-def test_one_message_always_fits_whatever_its_size(engine, wire):
-    websocket, peer = wire(outbox_size=1)
-    websocket.send("x" * 3_000_000)
-    assert websocket.buffered > 1
-    turn_until(engine, lambda: peer.read())
-    assert len(peer.messages[0]) == 3_000_000
-    assert not websocket.closed
-
-
-def test_a_listener_that_never_reads_is_given_up_with_1013(engine, wire, caplog):
-    websocket, peer = wire(outbox_size=500_000)
-    with caplog.at_level(logging.WARNING):
-        while not websocket.closed:
-            websocket.send(BIG)
-        turn(engine)
-        turn(engine)
-    assert (websocket.close_code, websocket.close_reason) == (1013, "too slow")
-    (record,) = caplog.records
-    assert websocket.id in record.getMessage() and "/here" in record.getMessage()
-    assert "stargate.outbox_size is 500000" in record.getMessage()
-
-
-def test_what_is_kept_for_a_slow_listener_is_bounded(engine, wire):
-    websocket, _peer = wire(outbox_size=500_000)
-    most = 0
-    while not websocket.closed:
-        websocket.send(BIG)
-        most = max(most, websocket.buffered)
-    assert most < 500_000 + len(BIG) + 20
-
-
-def test_what_waits_for_who_is_given_up_is_let_go(engine, wire):
-    websocket, _peer = wire(outbox_size=2_000_000)
-    while not websocket.closed:
-        before = websocket.buffered
-        websocket.send(BIG)
-    assert before >= 2_000_000
-    assert websocket.buffered < len(BIG) + 50
-
-
-def test_who_is_given_up_gets_the_frame_under_way_and_the_close(engine, wire):
-    websocket, peer = wire(outbox_size=500_000)
-    sent = 0
-    while not websocket.closed:
-        websocket.send(BIG)
-        sent += 1
-    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
-    assert peer.close.code == 1013
-    assert 0 < len(peer.messages) < sent
-    assert set(peer.messages) == {BIG}
-
-
-def test_the_socket_is_tried_once_more_before_it_is_called_slow(engine, wire):
-    websocket, peer = wire(outbox_size=300_000)
-    fill(websocket)
-    while websocket.buffered < 300_000:
-        websocket.send(BIG)
-    peer.read()  # The hub has had no turn: nobody here knows of it yet.
-    websocket.send("one more")
-    assert not websocket.closed
-
-
-def test_a_peer_that_has_gone_is_noticed_by_sending(engine, wire):
-    websocket, peer = wire()
-    peer.sock.close()
-    websocket.send("into the void")
-    assert websocket.closed
-    assert websocket.close_code == 1006
-
-
-def test_a_peer_that_goes_while_bytes_wait_is_noticed(engine, wire, family):
-    websocket, peer = wire(family)
-    fill(websocket)
-    reset(peer.sock)
-    turn_until(engine, lambda: websocket.state is State.CLOSED)
-    assert websocket.close_code == 1006
-    assert websocket.buffered == 0
 
 
 # Ending.
@@ -555,25 +421,6 @@ def test_a_full_inbox_loses_nothing_of_a_peer_that_says_good_bye(engine, wire, f
 # What a socket may do at the most awkward moment.
 
 
-class Scripted:
-    """A connection's own socket, but for what the test has put in the place of a method."""
-
-    def __init__(self, websocket, **methods):
-        self._sock = websocket._sock
-        self.__dict__.update(methods)
-        websocket._sock = self
-
-    def __getattr__(self, name):
-        return getattr(self._sock, name)
-
-
-def raises(error):
-    def method(*_args):
-        raise error
-
-    return method
-
-
 def test_an_answer_that_the_socket_does_not_take_waits(engine, wire):
     websocket, peer = wire()
     full = raises(BlockingIOError())
@@ -600,41 +447,3 @@ def test_a_close_that_the_socket_does_not_take_waits_and_then_leaves(engine, wir
     del scripted.send
     turn_until(engine, lambda: (peer.read(), peer.close)[1])
     assert peer.close.code == 4000
-
-
-def test_trying_once_more_may_find_that_all_has_left(engine, wire):
-    websocket, peer = wire(outbox_size=1)
-    fill(websocket)
-    Scripted(websocket, sendmsg=lambda buffers: sum(len(buffer) for buffer in buffers))
-    websocket.send("goes directly again")
-    assert not websocket.closed
-
-
-def test_trying_once_more_may_find_that_the_peer_has_gone(engine, wire):
-    websocket, _peer = wire(outbox_size=1)
-    fill(websocket)
-    Scripted(websocket, sendmsg=raises(ConnectionResetError()))
-    websocket.send("into the void")
-    assert websocket.state is State.CLOSED and websocket.close_code == 1006
-
-
-def test_draining_gives_way_to_the_hub(engine, wire):
-    websocket, peer = wire()
-    fill(websocket)
-    sent = []
-
-    def byte_by_byte(buffers):
-        sent.append(1)
-        return websocket_sock.send(bytes(buffers[0][:1]))
-
-    websocket_sock = websocket._sock
-    Scripted(websocket, sendmsg=byte_by_byte)
-    peer.read()
-    websocket._drain()
-    assert len(sent) == SENDS_A_TURN and websocket.buffered
-
-
-def test_draining_nothing_is_harmless(wire):
-    websocket, _peer = wire()
-    websocket._drain()
-    assert websocket.buffered == 0

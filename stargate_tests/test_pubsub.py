@@ -1,6 +1,7 @@
 import gc
 
 from stargate.pubsub import Listeners, Topics
+from stargate.stats import Counters
 from stargate_tests.peers import DummyListener
 
 
@@ -12,16 +13,16 @@ def joined(topics, address, count):
 
 
 def test_nobody_listens_at_an_address_that_nobody_joined():
-    assert len(Topics().listeners("/a")) == 0
+    assert len(Topics(Counters()).listeners("/a")) == 0
 
 
 def test_listeners_come_in_the_order_they_joined():
-    topics = Topics()
+    topics = Topics(Counters())
     assert joined(topics, "/a", 5) == list(topics.listeners("/a"))
 
 
 def test_joining_twice_is_once():
-    topics, listener = Topics(), DummyListener()
+    topics, listener = Topics(Counters()), DummyListener()
     topics.join(listener, "/a")
     topics.join(listener, "/a")
     assert list(topics.listeners("/a")) == [listener]
@@ -29,7 +30,7 @@ def test_joining_twice_is_once():
 
 
 def test_after_joining_twice_one_leave_is_enough():
-    topics, listener = Topics(), DummyListener()
+    topics, listener = Topics(Counters()), DummyListener()
     topics.join(listener, "/a")
     topics.join(listener, "/a")
     topics.leave(listener, "/a")
@@ -37,7 +38,7 @@ def test_after_joining_twice_one_leave_is_enough():
 
 
 def test_addresses_are_apart():
-    topics = Topics()
+    topics = Topics(Counters())
     (here,) = joined(topics, "/a", 1)
     (there,) = joined(topics, "/b", 1)
     assert list(topics.listeners("/a")) == [here]
@@ -45,7 +46,7 @@ def test_addresses_are_apart():
 
 
 def test_leaving_without_having_joined_does_nothing():
-    topics, stranger = Topics(), DummyListener()
+    topics, stranger = Topics(Counters()), DummyListener()
     members = joined(topics, "/a", 2)
     topics.leave(stranger, "/a")
     topics.leave(stranger, "/nowhere")
@@ -53,7 +54,7 @@ def test_leaving_without_having_joined_does_nothing():
 
 
 def test_leaving_one_address_keeps_the_others():
-    topics, listener = Topics(), DummyListener()
+    topics, listener = Topics(Counters()), DummyListener()
     topics.join(listener, "/a")
     topics.join(listener, "/b")
     topics.leave(listener, "/a")
@@ -63,7 +64,7 @@ def test_leaving_one_address_keeps_the_others():
 
 
 def test_leaving_and_joining_again_puts_one_at_the_end():
-    topics = Topics()
+    topics = Topics(Counters())
     first, second = joined(topics, "/a", 2)
     topics.leave(first, "/a")
     topics.join(first, "/a")
@@ -71,7 +72,7 @@ def test_leaving_and_joining_again_puts_one_at_the_end():
 
 
 def test_the_last_to_leave_takes_the_topic_along():
-    topics = Topics()
+    topics = Topics(Counters())
     first, second = joined(topics, "/a", 2)
     topics.leave(first, "/a")
     assert len(topics) == 1
@@ -80,7 +81,7 @@ def test_the_last_to_leave_takes_the_topic_along():
 
 
 def test_a_topic_discards_as_a_connection_does_at_its_end():
-    topics, listener = Topics(), DummyListener()
+    topics, listener = Topics(Counters()), DummyListener()
     topics.join(listener, "/a")
     (topic,) = listener._topics
     topic.discard(listener)
@@ -89,7 +90,7 @@ def test_a_topic_discards_as_a_connection_does_at_its_end():
 
 
 def test_a_snapshot_does_not_see_who_joins_afterwards():
-    topics = Topics()
+    topics = Topics(Counters())
     members = joined(topics, "/a", 2)
     snapshot = topics.listeners("/a")
     joined(topics, "/a", 1)
@@ -98,7 +99,7 @@ def test_a_snapshot_does_not_see_who_joins_afterwards():
 
 
 def test_a_snapshot_does_not_see_who_leaves_afterwards():
-    topics = Topics()
+    topics = Topics(Counters())
     members = joined(topics, "/a", 2)
     snapshot = topics.listeners("/a")
     topics.leave(members[0], "/a")
@@ -107,7 +108,7 @@ def test_a_snapshot_does_not_see_who_leaves_afterwards():
 
 
 def test_a_snapshot_can_be_walked_while_listeners_join_and_leave():
-    topics = Topics()
+    topics = Topics(Counters())
     members = joined(topics, "/a", 5)
     seen = []
     for listener in topics.listeners("/a"):
@@ -118,7 +119,7 @@ def test_a_snapshot_can_be_walked_while_listeners_join_and_leave():
 
 
 def test_the_snapshot_is_the_same_as_long_as_nobody_comes_or_goes():
-    topics = Topics()
+    topics = Topics(Counters())
     joined(topics, "/a", 2)
     snapshot = topics.listeners("/a")
     assert topics.listeners("/a") is snapshot
@@ -127,7 +128,7 @@ def test_the_snapshot_is_the_same_as_long_as_nobody_comes_or_goes():
 
 
 def test_nothing_is_copied_while_no_snapshot_is_in_use():
-    topics = Topics()
+    topics = Topics(Counters())
     joined(topics, "/a", 2)
     members = topics.listeners("/a")._members
     gc.collect()
@@ -136,7 +137,7 @@ def test_nothing_is_copied_while_no_snapshot_is_in_use():
 
 
 def test_a_snapshot_says_whether_somebody_is_among_them():
-    topics, stranger = Topics(), DummyListener()
+    topics, stranger = Topics(Counters()), DummyListener()
     (member,) = joined(topics, "/a", 1)
     assert member in topics.listeners("/a")
     assert stranger not in topics.listeners("/a")

@@ -22,7 +22,13 @@ DEFAULTS = {
     "inbox_length": 64,
     "outbox_size": 4_194_304,
     "outbox_high_water": 262_144,
+    "outbox_total": 268_435_456,
+    "outbox_progress": 16_384,
+    "outbox_progress_timeout": 10.0,
+    "max_send_size": 1_048_576,
     "close_timeout": 10.0,
+    "ping_interval": 20.0,
+    "ping_timeout": 20.0,
     "backplane": "memory",
 }
 
@@ -47,7 +53,13 @@ def test_every_setting_has_a_reason():
         ("compression", "deflate", "deflate"),
         ("compression", "off", "off"),
         ("inbox_length", " 8 ", 8),
-        ("outbox_size", "1", 1),
+        ("outbox_total", "1", 1),
+        ("outbox_progress", "1", 1),
+        ("outbox_progress_timeout", "0", 0.0),
+        ("max_send_size", "5", 5),
+        ("max_send_size", "4194304", 4_194_304),
+        ("ping_interval", "0", 0.0),
+        ("ping_timeout", "0.5", 0.5),
         ("outbox_high_water", "0", 0),
         ("close_timeout", "0", 0.0),
         ("close_timeout", "2.5", 2.5),
@@ -94,6 +106,17 @@ def test_a_list_that_is_none_is_a_configuration_error():
 
 def test_settings_of_others_are_left_alone():
     assert read_application({"pyramid.reload": "x", "stargatex.y": "z"}) == DEFAULTS
+
+
+@pytest.mark.parametrize(("size", "most"), [("400", 100), ("1", 1), ("8388608", 2_097_152)])
+def test_the_longest_send_is_a_quarter_of_the_outbox_where_nothing_else_is_said(size, most):
+    found = read_application({"stargate.outbox_size": size})
+    assert found["max_send_size"] == most
+
+
+def test_a_send_longer_than_the_outbox_is_a_configuration_error():
+    with pytest.raises(ConfigurationError, match=r"max_send_size = 401.*outbox_size, 400"):
+        read_application({"stargate.outbox_size": "400", "stargate.max_send_size": "401"})
 
 
 def test_an_unknown_setting_is_a_configuration_error_with_a_hint():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from stargate import walk
 from stargate.message import Message
 from stargate.pubsub import Topics
+from stargate.stats import Counters
 from stargate.walk import Walks, write
 from stargate_tests.peers import DummyEngine, DummyListener
 
@@ -42,7 +43,7 @@ class World:
 
     def __init__(self, engine=None):
         self.engine = engine or DummyEngine()
-        self.topics, self.walks = Topics(), Walks(self.engine)
+        self.topics, self.walks = Topics(Counters()), Walks(self.engine)
 
     def join(self, count, address="/a"):
         listeners = [DummyListener() for _ in range(count)]
@@ -68,7 +69,7 @@ class World:
 
 
 def test_without_an_engine_a_walk_is_made_on_the_spot():
-    topics, listener = Topics(), DummyListener()
+    topics, listener = Topics(Counters()), DummyListener()
     topics.join(listener, "/a")
     Walks().add(topics.listeners("/a"), Message("hello"))
     assert listener.got == ["hello"]

@@ -3,10 +3,10 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from stargate.application import Gate
-from stargate.connection import State
 from stargate.engine.hub import threading
 from stargate.exceptions import ConnectionClosed
 from stargate.interfaces import IWebSocket
+from stargate.state import State
 from stargate.websocket import check_close
 from stargate_tests.waiting import turn, turn_until
 

@@ -76,6 +76,8 @@ class Engine:
         self.connections: set[Any] = set()
         #: Connections and requests refused before any application knew of them, by cause.
         self.refusals: dict[str, int] = {}
+        #: How often the hub has looked for ready descriptors.
+        self.turns = 0
         #: How many views run at this moment, parked ones not counted.
         self.running = 0
         #: One object a class, for the rooms above: what they share among all users of an engine.
@@ -146,6 +148,12 @@ class Engine:
         if self._watchers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def wait_writable(self, fd: int, seconds: float) -> bool:
+        """Hold everybody up until ``fd`` takes bytes, or for ``seconds``; returns which it was."""
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
     @property
     def watched(self) -> int:
         """How many descriptors are watched."""
@@ -153,6 +161,7 @@ class Engine:
 
     def _dispatch(self, _fd: object) -> None:
         find = self._watchers.get
+        self.turns += 1
         self._dispatching = True
         try:
             for fd, events in self._epoll.poll(0, READY_AT_ONCE):

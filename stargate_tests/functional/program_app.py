@@ -32,6 +32,13 @@ def send(context, request):
     return Response("sent")
 
 
+def many(context, request):
+    """As many messages of 1,000 bytes as are asked for, without ever giving way."""
+    for number in range(int(request.params["count"])):
+        context.send(f"{number:07}".ljust(1000))
+    return Response("sent")
+
+
 def flood(context, request):
     """Two OS threads that send until the process ends."""
     from eventlet.patcher import original
@@ -60,7 +67,7 @@ def main(global_config, **settings):
     with Configurator(root_factory=lambda request: root, settings=settings) as config:
         config.include("stargate")
         config.add_websocket_view(Talk, context=Node)
-        for view in (thread_locals, slow, fail, send, flood, patched):
+        for view in (thread_locals, slow, fail, send, many, flood, patched):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
 

@@ -168,6 +168,8 @@ class Connection(Sending):
                 self._on_message(message)
         writes = incoming.protocol.writes and incoming.protocol.data_to_send()
         if writes:
+            if self.state is State.OPEN and incoming.protocol.state is not PROTOCOL_OPEN:
+                self._walks.settle(self)  # Sent before the good-bye came in, and so for it as well.
             self._answer(writes)
         self._on_input()
 
@@ -217,7 +219,8 @@ class Connection(Sending):
     def _start_closing(self, code: int, reason: str) -> None:
         """Send a close frame of ours; the peer has ``close_timeout`` to answer."""
         protocol = self._listen().protocol
-        protocol.send_close(code, reason)
+        if protocol.state is PROTOCOL_OPEN:  # Else the peer's own good-bye is being answered.
+            protocol.send_close(code, reason)
         self._answer(protocol.data_to_send())
 
     def _answer(self, writes: list[bytes]) -> None:

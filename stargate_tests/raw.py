@@ -63,6 +63,13 @@ def read_head(sock):
 
 
 def read_frame(sock):
+    """The next frame of the server but for the pings of its heartbeat: its opcode and payload."""
+    while (found := read_any_frame(sock))[0] is Opcode.PING:
+        pass
+    return found
+
+
+def read_any_frame(sock):
     """The next frame of the server: its opcode and payload."""
     first, length = _exactly(sock, 2)
     if length == 126:

@@ -169,7 +169,7 @@ def test_one_that_never_reads_delays_nobody_and_is_closed(live_server, caplog):
     server = live_server(
         make_app(**{"stargate.outbox_size": "200000", "stargate.close_timeout": "1"})
     )
-    message = "x" * 50_000
+    message = "x" * 49_000
     stuck = raw.connect(server.url, "/a", rcvbuf=4096)
     with connect(server.websocket_url("/a"), max_queue=None) as peer:
         joined(server, "/a", 2)

@@ -1,4 +1,4 @@
-"""``make endurance``: trials one after the other, for as long as is asked; ends with 1 on a fault."""
+"""``make endurance``: trials one after the other, for as long as is asked; 1 on a fault."""
 
 from __future__ import annotations
 

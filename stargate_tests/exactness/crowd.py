@@ -1,7 +1,7 @@
 """The crowd of a trial: hundreds of peers in one thread, which read, pause, close, reset and die.
 
-Frames are taken apart by hand: reading must cost far less than the server's work. All chance comes
-from the seed; time does not.
+The server's frames are taken apart by hand: reading must cost far less than the server's work. All
+chance comes from the seed; time does not.
 """
 
 from __future__ import annotations
@@ -10,32 +10,35 @@ import heapq
 import random
 import select
 import socket
-import struct
-import zlib
 from array import array
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
 from typing import Any
 
-from stargate_tests import raw
-from stargate_tests.exactness.ledger import BIG, HEAVY, SMALL
-from stargate_tests.exactness.verdict import Heard
+from websockets.frames import Opcode
 
-RESET = struct.pack("ii", 1, 0)
+from stargate_tests import raw
+from stargate_tests.exactness.ledger import BIG, HEAVY, SMALL, content
+from stargate_tests.exactness.verdict import Heard
+from stargate_tests.peers import reset
 
 READ, GONE = select.EPOLLIN, select.EPOLLERR | select.EPOLLHUP
 
-#: One frame with a whole text message, plain and compressed; and the control frames.
-TEXT, DEFLATED, CLOSE, PING, PONG = 0x81, 0xC1, 0x88, 0x89, 0x8A
+#: The first byte of a frame: a whole text message, plain and compressed; a close frame; a ping.
+TEXT, DEFLATED, CLOSE, PING = 0x81, 0xC1, 0x88, 0x89
 
 OFFER = (
     "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
     "client_no_context_takeover"
 )
 
-#: How peers behave, and how many in a hundred do.
-KINDS = {"closes": 40, "quits": 20, "pauses": 14, "resets": 12, "halves": 6, "dies": 8}
+#: How peers behave, and how many in a hundred do: they say good-bye, ask the server to, do not read
+#: for a while, reset, shut their side, read no more, or say nothing any more, not even a pong.
+KINDS = {
+    **{"closes": 38, "quits": 18, "pauses": 16},
+    **{"resets": 10, "halves": 6, "dies": 8, "mutes": 4},
+}
 
 #: A receive buffer that holds little, of those who stop reading.
 SMALL_BUFFER = 4096
@@ -93,13 +96,13 @@ class Crowd:
             peer.say_good_bye()
 
     @property
-    def dead(self) -> set[int]:
-        """Those who read no more."""
-        return {peer.number for peer in self.open.values() if not peer.reading}
+    def lost(self) -> set[int]:
+        """Those whom the server has to give up by itself."""
+        return {peer.number for peer in self.open.values() if peer.silent}
 
     def revive(self) -> None:
         """Let them read what was on its way when the server gave them up."""
-        for number in self.dead:
+        for number in self.lost:
             self.open[number].read_on()
 
     @property
@@ -117,11 +120,11 @@ class Crowd:
         _Page(self, f"/@@say?sender=p{next(self._pages)}&count={self.rng.randint(1, 4)}")
         self.later(self.rng.random() * 0.2, self.page)
 
-    def fill(self) -> None:
+    def fill(self) -> _Page:
         """Ask for a page whose view sends more than any outbox of one that has died can take."""
-        _Page(self, "/@@fill")
+        return _Page(self, "/@@fill")
 
-    def over(self, peer: _Peer, heard: Heard) -> None:
+    def ended(self, peer: _Peer, heard: Heard) -> None:
         """``peer`` has ended."""
         self.heard.append(heard)
         self.open.pop(peer.number)
@@ -196,6 +199,11 @@ class _Socket:
     def take(self, data: bytes) -> None:
         raise NotImplementedError
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.sock.fileno() < 0
+
     def ended(self) -> None:
         self.crowd.unwatch(self)
         self.sock.close()
@@ -253,15 +261,13 @@ class _WebSocket(_Socket):
         return start
 
     def take_frame(self, first: int, payload: bytes) -> None:
-        if first == TEXT:
-            self.got(payload)
-        elif first == DEFLATED:
-            self.got(zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff"))
+        if first in (TEXT, DEFLATED):
+            self.got(content(first, payload))
         elif first == CLOSE:
             self.close_code = int.from_bytes(payload[:2], "big") if payload else 1005
             self.say_close()
         elif first == PING:
-            self.frame(PONG, payload)
+            self.send(raw.frame(payload, Opcode.PONG))
         else:
             self.crowd.faults.append(f"a frame that begins with {first:#x} came in")
 
@@ -269,21 +275,20 @@ class _WebSocket(_Socket):
         raise NotImplementedError
 
     def say(self, text: str) -> None:
-        self.frame(TEXT, text.encode())
+        self.send(raw.frame(text))
 
     def say_close(self) -> None:
         if not self.closing:
             self.closing = True
-            self.frame(CLOSE, (1000).to_bytes(2, "big"))
+            self.send(raw.frame((1000).to_bytes(2, "big"), Opcode.CLOSE))
 
-    def frame(self, first: int, payload: bytes) -> None:
-        """Send one short frame, masked with zeros."""
-        data = bytes((first, 0x80 | len(payload))) + bytes(4) + payload
+    def send(self, frame: bytes) -> None:
+        """Send one short frame."""
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(frame)
         except OSError:
             return  # It has gone, or reads nothing at the moment: nothing that is needed.
-        assert sent == len(data), "a frame was cut"
+        assert sent == len(frame), "a frame was cut"
 
 
 class _Pacer(_WebSocket):
@@ -303,7 +308,8 @@ class _Peer(_WebSocket):
         rng = crowd.rng
         self.number, self.kind, self.reading = number, kind, True
         self.messages = array("I")
-        self.leaving = False
+        #: Whether it is about to end; and whether that is for the server to find out.
+        self.leaving = self.silent = False
         #: Whether it stops reading sooner or later. With so small a buffer it is slow all the time.
         self.small = kind in ("pauses", "dies")
         resources = rng.sample(SMALL, rng.randint(1, 3))
@@ -312,7 +318,7 @@ class _Peer(_WebSocket):
         path = f"/@@{rng.choice(('events', 'handler'))}?n={number}&at={','.join(resources)}"
         headers = (OFFER,) if rng.random() < 0.15 else ()
         super().__init__(crowd, path, *headers, rcvbuf=SMALL_BUFFER if self.small else None)
-        if kind in ("resets", "halves", "dies") or rng.randrange(STAYS):
+        if kind in ("resets", "halves", "dies", "mutes") or rng.randrange(STAYS):
             crowd.later(0.2 + rng.random() * LIFE, self.live_no_more)
         crowd.later(rng.random() * 0.3, self.live)
 
@@ -349,18 +355,24 @@ class _Peer(_WebSocket):
     def live_no_more(self) -> None:
         if self.number not in self.crowd.open or self.leaving:
             return
-        if self.kind == "dies":
-            self.leaving = True
-            self.pause()
+        if self.kind in ("dies", "mutes"):
+            self.leaving = self.silent = True
+            if self.kind == "dies":
+                self.pause()
         elif self.kind == "resets":
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            self.ended()
+            self.crowd.unwatch(self)
+            reset(self.sock)
+            self.tell()
         elif self.kind == "halves":
             self.sock.shutdown(socket.SHUT_WR)
             self.leaving = True
         else:
             self.resume()
             self.say_good_bye()
+
+    def send(self, frame: bytes) -> None:
+        if not self.silent:
+            super().send(frame)
 
     def say_good_bye(self) -> None:
         """End in good order, whatever else it might have done later."""
@@ -380,5 +392,9 @@ class _Peer(_WebSocket):
 
     def ended(self) -> None:
         super().ended()
+        self.tell()
+
+    def tell(self) -> None:
+        """Say what it has heard."""
         heard = Heard(self.number, self.kind, self.messages, self.close_code)
-        self.crowd.over(self, heard)
+        self.crowd.ended(self, heard)

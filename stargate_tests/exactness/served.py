@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import random
+from collections.abc import Callable
+from contextlib import suppress
 from string import ascii_letters, digits
-from zlib import crc32
 
 import stargate
 
@@ -25,29 +27,38 @@ from stargate.engine import current_engine  # noqa: E402
 from stargate.exceptions import ConnectionClosed  # noqa: E402
 from stargate.server import serve  # noqa: E402
 from stargate.websocket import WebSocket  # noqa: E402
+from stargate_tests.exactness.faults import FAULTS  # noqa: E402
 from stargate_tests.exactness.ledger import (  # noqa: E402
     BIG,
     HEAVY,
     RESOURCES,
     SMALL,
     Ledger,
-    identity,
     key,
+    message_in,
+    when_slow,
 )
 
 #: Bytes that may be under way to all peers together, and what a message counts beyond its own.
 #: More would be unfair: a healthy peer on a busy machine must not be closed as a slow one.
-UNDER_WAY, OVERHEAD = 600_000, 60
+UNDER_WAY, OVERHEAD = 500_000, 60
+
+#: How far an OS thread may be ahead of what the engine has taken in of it.
+AHEAD = 50
 
 #: What every message is filled up with, as far as its size wants; it hardly shrinks when deflated.
 FILLER = "".join(random.Random(0).choices(ascii_letters + digits, k=100_000))
 
 GREENLETS, THREADS = 3, 2
 
+#: Peers that have died are found out within seconds, in each of the ways that there are.
 SETTINGS = {
     "stargate.compression": "deflate",
-    "stargate.outbox_size": "400000",
+    "stargate.outbox_size": "800000",
+    "stargate.outbox_progress_timeout": "3",
     "stargate.close_timeout": "3",
+    "stargate.ping_interval": "1",
+    "stargate.ping_timeout": "3",
 }
 
 
@@ -75,20 +86,36 @@ class Trial:
 
     def hook(self, gate) -> None:
         """Note each message where the engine takes it, and each end where it happens."""
-        ledger, pace, take, end = self.ledger, self.pace, gate._walk, WebSocket._on_end
+        ledger, pace = self.ledger, self.pace
 
-        def take_and_note(address, message, *more):
+        def walk(address, message, exclude):
             resource = address.rpartition("/")[2]
             ledger.sent(resource, message.payload)
-            pace.spent += ledger.crowd.get(resource, 0) * (len(message.payload) + OVERHEAD)
-            take(address, message, *more)
+            pace.spent += ledger.crowd[resource] * (len(message.payload) + OVERHEAD)
 
-        def end_and_note(websocket):
-            ledger.ended(websocket, websocket.close_code)
-            end(websocket)
+        def send(websocket, buffer):
+            message = message_in(buffer)
+            if b" " in message:  # Else it is the pacer's.
+                ledger.sent_to(websocket, message)
 
-        gate._walk = take_and_note
-        WebSocket._on_end = end_and_note
+        def end(websocket):
+            ledger.ended(websocket, websocket.close_code, websocket.missed)
+
+        note_before(gate, "_walk", walk)
+        note_before(WebSocket, "_send_now", send)
+        note_before(WebSocket, "_stream", send)
+        note_before(WebSocket, "_on_end", end)
+
+
+def note_before(owner: object, name: str, note: Callable[..., None]) -> None:
+    """Call ``note`` with what the method ``name`` of ``owner`` is called with, right before it."""
+    method = getattr(owner, name)
+
+    def noted(*args):
+        note(*args)
+        return method(*args)
+
+    setattr(owner, name, noted)
 
 
 class Sender:
@@ -116,30 +143,27 @@ class Sender:
         else:
             self._root[resource].send(text, exclude=websockets)
 
-    def send_to(self, listener: int, websocket: WebSocket) -> None:
+    def send_to(self, websocket: WebSocket) -> None:
         """One message to one listener alone."""
         if websocket.closed:
             return
-        payload = self._next(self._size()).encode()
-        if not self._thread:
-            self._ledger.sent_to(listener, payload)
-        try:
-            websocket.send(payload.decode())
-        except ConnectionClosed:
-            if self._thread:  # In the meantime: nothing was sent, and the number is free again.
-                self._count(self._number - 1)
+        text = self._next(self._size())
+        with suppress(ConnectionClosed):
+            websocket.send(text)
             return
-        if self._thread:
-            told = *identity(payload), listener, crc32(payload)
-            self._ledger.from_threads.append(told)
+        if self._thread:  # In the meantime: nothing was sent, and the number is free again.
+            self._count(self._number - 1)
 
     def run(self) -> None:
         """One random thing after the other, until the trial stops."""
         while not self._trial.stopping:
-            while self._trial.pace.full and not self._trial.stopping:
+            while not self._trial.stopping and (self._trial.pace.full or self._is_ahead()):
                 self._sleep(0.002)
             self.act()
             self._sleep(0 if self._rng.random() < 0.7 else self._rng.random() * 0.01)
+
+    def _is_ahead(self) -> bool:
+        return self._number - self._ledger.taken.get(self._name, 0) > AHEAD
 
     def act(self) -> None:
         rng, roll = self._rng, self._rng.random()
@@ -163,8 +187,8 @@ class Sender:
             if self._rng.random() < 0.2:
                 self.burst(0)
         if not count:
-            for listener, websocket in self._some(1):
-                self.send_to(listener, websocket)
+            for _listener, websocket in self._some(1):
+                self.send_to(websocket)
 
     def _some(self, count: int) -> list[tuple[int, WebSocket]]:
         connected = list(self._ledger.websockets.items())
@@ -216,10 +240,10 @@ class Member(WebSocketView):
         getattr(self, word)(websocket, rest)
 
     def join(self, websocket, resource):
-        node = self.root[resource]
-        node.add_listener(websocket)
+        node, policy = self.root[resource], when_slow(self.listener, resource)
+        node.add_listener(websocket, when_slow=policy)
         if self.listener % 3 == 0:
-            node.add_listener(websocket)  # Twice is once.
+            node.add_listener(websocket)  # Twice is once, and the policy stays.
         self.trial.ledger.joined(self.listener, resource)
 
     def leave(self, websocket, resource):
@@ -238,7 +262,7 @@ class Member(WebSocketView):
         """To its own and to itself in turn."""
         for _ in range(4):
             self.sender.send(resource)
-            self.sender.send_to(self.listener, websocket)
+            self.sender.send_to(websocket)
             self.sender.send(BIG)
             if websocket.closed:
                 break
@@ -298,7 +322,7 @@ def fill(context, request):
     """Send more to ``heavy`` than an outbox takes."""
     trial, gate = request.registry.settings["trial"], stargate.gate(request.registry)
     sender = Sender(trial, "fill", gate, context)
-    for _ in range(20):
+    for _ in range(30):
         while trial.pace.full and not trial.stopping:
             eventlet.sleep(0.002)
         sender.send(HEAVY, 40_000)
@@ -347,17 +371,6 @@ def connected(context, request):
     return list(request.registry.settings["trial"].ledger.websockets)
 
 
-def _dbg():
-    for each in gc.get_objects():
-        if type(each) is WebSocket and each.closed:
-            print("LEFT", each, flush=True)
-            for r in gc.get_referrers(each):
-                print("   REF", type(r), str(r)[:300], flush=True)
-                for q in gc.get_referrers(r):
-                    print("      REF", type(q), str(q)[:200], flush=True)
-    return 0
-
-
 def left(context, request):
     """What is still there of everything that must be gone at the end."""
     engine, gate = current_engine(), stargate.gate(request.registry)
@@ -368,7 +381,7 @@ def left(context, request):
         "topics": len(gate._topics),
         "walks": len(gate._walks._queue),
         "listeners": sum(len(context[name].listeners) for name in RESOURCES),
-        "websockets": sum(type(each) is WebSocket for each in gc.get_objects()) + _dbg(),
+        "websockets": sum(type(each) is WebSocket for each in gc.get_objects()),
     }
 
 
@@ -396,7 +409,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--slice", type=int, default=walk.SLICE)
     parser.add_argument("--short", type=int, default=walk.SHORT)
+    parser.add_argument("--fault", choices=list(FAULTS))
     options = parser.parse_args()
+    if options.fault:
+        FAULTS[options.fault]()
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("stargate.server").setLevel(logging.INFO)
     walk.SLICE, walk.SHORT = options.slice, options.short
     serve(application(Trial(options.seed)), listen="127.0.0.1:0", access_log=False)
 

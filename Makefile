@@ -13,8 +13,8 @@ EXTRAS_bench = [bench]
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck docs bench bench-quick bench-check bench-memory dist-check
-.PHONY: clean FORCE
+.PHONY: help demo test autobahn fuzz endurance soak lint typecheck docs
+.PHONY: bench bench-quick bench-check bench-memory dist-check clean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -25,6 +25,18 @@ demo: .venv/demo/.complete ## serve the jobs application
 
 test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pytest)
 	CHROMIUM="$$(.ci/chromium)" .venv/test/bin/python -m pytest --cov=stargate $(ARGS)
+
+autobahn: .venv/test/.complete .venv/autobahn/.complete ## run Autobahn|Testsuite (CASES='1.* 7.1.5')
+	.venv/test/bin/python -m stargate_tests.conformance.autobahn $(ARGS) $(CASES)
+
+fuzz: .venv/test/.complete ## fuzz frames and handshakes (SECONDS=60, SEED=... repeats a run)
+	.venv/test/bin/python -m stargate_tests.fuzzing --seconds $(or $(SECONDS),60) $(SEED:%=--seed %)
+
+endurance: .venv/test/.complete ## check order and exactness at random (SECONDS=90, SEED=...)
+	.venv/test/bin/python -m stargate_tests.exactness --seconds $(or $(SECONDS),90) $(SEED:%=--seed %)
+
+soak: .venv/test/.complete ## connect and leave 20,000 times (ARGS=--connects=...)
+	.venv/test/bin/python -m benchmarks.soak $(ARGS)
 
 lint: .venv/lint/.complete ## run ruff
 	.venv/lint/bin/ruff check .
@@ -65,6 +77,16 @@ clean: ## remove the environments and all that was built
 .venv/dist/.complete: .venv/python
 	$(PYTHON) -m venv --clear .venv/dist
 	.venv/dist/bin/python $(PIP_INSTALL) build
+	@touch $@
+
+# Autobahn|Testsuite runs on Python 2.7 alone. What makes the environment is pinned as well.
+.venv/autobahn/.complete: stargate_tests/conformance/autobahn.txt
+	@mkdir -p .venv
+	.ci/python27 > .venv/python27
+	rm -rf .venv/autobahn .venv/virtualenv27
+	"$$(cat .venv/python27)" $(PIP_INSTALL) --target .venv/virtualenv27 'virtualenv==20.15.1'
+	PYTHONPATH=.venv/virtualenv27 "$$(cat .venv/python27)" -m virtualenv --quiet .venv/autobahn
+	.venv/autobahn/bin/python $(PIP_INSTALL) --requirement $<
 	@touch $@
 
 # Looked at each time and written when it has changed: only then are the environments out of date.

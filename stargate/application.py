@@ -17,6 +17,7 @@ from pyramid.threadlocal import manager
 from pyramid.traversal import quote_path_segment
 from zope.interface import implementer
 
+from stargate.admission import Admission
 from stargate.backplane.memory import MemoryBackplane
 from stargate.engine import engine_made
 from stargate.exceptions import AmbiguousApplication, MessageTooBig, NoAddress
@@ -54,6 +55,10 @@ class Gate:
         self._registry = weakref.ref(registry) if registry is not None else None
         #: What has happened so far; :meth:`stats` is for reading it.
         self.counters = Counters()
+        #: Who may open a WebSocket.
+        self.admission = Admission(
+            self.limits.max_connections, self.limits.max_connections_per_address
+        )
         #: What pings the WebSockets; ``None`` where nothing does.
         self.heartbeat: Heartbeat | None = None
         self._topics = Topics(self.counters)

@@ -142,7 +142,7 @@ class Backlog:
         confirmed = _confirmed(connection, outbox)
         if confirmed - before < connection._limits.outbox_progress:
             connection._stall()
-        elif connection in self._marks:
+        else:
             self._marks[connection] = now, confirmed
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import venusian
-from pyramid.exceptions import ConfigurationError, PredicateMismatch
+from pyramid.exceptions import ConfigurationError, PredicateMismatch, URLDecodeError
 from pyramid.httpexceptions import HTTPNotImplemented
 from pyramid.interfaces import IMultiView
 from pyramid.settings import aslist
@@ -16,7 +17,7 @@ from pyramid.viewderivers import INGRESS
 from zope.interface import providedBy
 
 from stargate.application import Gate, gate, register
-from stargate.engine import has_socket, refuse
+from stargate.engine import current_engine, has_socket, refuse, stopping
 from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
@@ -28,7 +29,7 @@ from stargate.handshake import (
 )
 from stargate.incoming import protocol_log
 from stargate.settings import read_application
-from stargate.view import HANDSHAKE, WebSocketView, overrides, refusal
+from stargate.view import HANDSHAKE, SERVER_STOPS, WebSocketView, overrides, refusal
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator
@@ -53,6 +54,7 @@ def includeme(config: Configurator) -> None:
     config.add_view_deriver(page_deriver, "websocket_first", under=INGRESS, over="secured_view")
     config.add_request_method(_IsWebSocket(), "is_websocket")
     config.add_exception_view(upgrade_required, context=PredicateMismatch, request_method="GET")
+    config.add_exception_view(no_path, context=URLDecodeError, websocket=True)
     if protocol_log.level == logging.NOTSET:
         protocol_log.setLevel(logging.WARNING)  # Below it, a line or two for each connection.
 
@@ -142,7 +144,13 @@ def upgrade_required(_mismatch: PredicateMismatch, request: Request) -> Response
     """426 for a plain GET where only a WebSocket is served, else leave it to the next view."""
     if UPGRADE_REQUIRED not in request.environ:
         raise PredicateMismatch("not for want of an upgrade")
+    gate(request.registry).counters.refuse("upgrade")
     return refusal(Refused(426, "This address is served to WebSockets only.", UPGRADE_HEADERS))
+
+
+def no_path(error: URLDecodeError, request: Request) -> Response:
+    """400 for a handshake at a path that is not UTF-8: of pages, Pyramid makes a 500."""
+    return _refused(request, Refused(400, f"the path is not UTF-8: {error}"))
 
 
 def handshake_deriver(view: Any, info: Any) -> Any:
@@ -231,17 +239,25 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     def judge(request: Request) -> Accepted | Response:
         if not has_socket(request.environ):
             return _no_socket(request)
-        found = negotiator.judge(request.environ)
+        application = gate(request.registry)
+        found = SERVER_STOPS if stopping(request.environ) else negotiator.judge(request.environ)
+        if isinstance(found, Accepted):
+            found = application.admission.judge(current_engine(), request.remote_addr) or found
         if isinstance(found, Accepted):
             return found
-        log.info("refused a WebSocket at %s: %s", request.path, found.reason)
-        gate(request.registry).counters.refuse(found.cause)
-        answer = refusal(found)
-        if refuse(request.environ):
-            answer.headers["Connection"] = "close"
-        return answer
+        return _refused(request, found)
 
     return judge
+
+
+def _refused(request: Request, found: Refused) -> Response:
+    path = quote(request.environ.get("PATH_INFO", ""), encoding="latin-1")
+    log.info("refused a WebSocket at %s: %s", path, found.reason)
+    gate(request.registry).counters.refuse(found.cause)
+    answer = refusal(found)
+    if refuse(request.environ):
+        answer.headers["Connection"] = "close"
+    return answer
 
 
 def _no_socket(request: Request) -> Response:

@@ -10,11 +10,12 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from websockets.protocol import OPEN as PROTOCOL_OPEN
 
-from stargate.incoming import Incoming
+from stargate.incoming import UNBOUNDED, Incoming
 from stargate.message import FIN, PING, frame
 from stargate.sending import NOTSENT_LOWAT, TCP, WRITE, Sending
 from stargate.state import State
@@ -38,6 +39,8 @@ READ_SIZE = 65_536
 
 #: The first byte of every pong: final, and its opcode.
 PONG_FRAME = 0x8A
+
+TOO_FAST = "closing a WebSocket that sends too fast: stargate.max_message_rate is %d (%r)"
 
 #: A ping of the heartbeat: whatever comes back is an answer.
 PING_FRAME = frame(FIN | PING, b"")
@@ -87,7 +90,7 @@ class Connection(Sending):
         self._asked = 0
         self._eof_due = False
         self._deadline: Any = None
-        self._disposed: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+        self._disposed: tuple[tuple[Callable[..., object], tuple[Any, ...]], ...] = ()
         #: What ended the connection (RFC 6455, section 7.1.5): the code of the first close frame,
         #: the peer's or ours, 1005 for one with no code, 1006 without any; ``None`` before.
         self.close_code: int | None = None
@@ -95,6 +98,10 @@ class Connection(Sending):
         self.close_reason: str | None = None
 
     # What those above add.
+
+    def _room(self) -> int:
+        """How many more messages may come in before somebody has read those that have."""
+        return UNBOUNDED
 
     def _on_message(self, message: str | bytes) -> None:
         """A whole message has come in."""
@@ -108,39 +115,60 @@ class Connection(Sending):
     # Opening.
 
     def _open(self, response: bytes, early: bytes) -> None:
-        """Send the handshake's answer, then read; ``early`` came in with the handshake."""
+        """Send the handshake's answer, then read; ``early`` came in with the handshake.
+
+        What it raises has ended the connection.
+        """
         sock = self._sock
         sock.setblocking(False)
         if sock.family in TCP:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+        try:
+            self._begin(response, early)
+        except BaseException:  # There is no room for it.
+            self._lose()
+            raise
+
+    def _begin(self, response: bytes, early: bytes) -> None:
         self._engine.connections.add(self)
-        self._events = READ
-        self._engine.watch(self._fd, READ, self._on_ready)
         self._counters.opened += 1
         self._counters.connections += 1
+        # What has come since must wait for what came with the handshake.
+        self._events = 0 if early else READ
+        self._engine.watch(self._fd, self._events, self._on_ready)
         if self._heartbeat is not None:
             self._heartbeat.add(self)
         self._put(response)
         if early:
-            self._engine.call_soon(self._receive, early)
+            self._engine.call_soon(self._receive_early, early)
+
+    def _receive_early(self, early: bytes) -> None:
+        try:
+            self._set_reading(True)
+            self._receive(early)
+        except Exception as error:
+            self._fail(error)
 
     # Reading.
 
     def _on_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._drain()
-        if not events & ~WRITE or self.state is State.CLOSED:
-            return
-        if self._events & READ:
-            self._read()
-        elif events & ERROR:
-            self._lose()
-        else:
-            # The peer has hung up, and what it said before waits behind a full inbox. It would be
-            # told at each turn: do not listen until the view has caught up.
-            self._engine.unwatch(self._fd)
-            self._events = UNWATCHED
+        try:
+            if events & WRITE:
+                self._drain()
+            if not events & ~WRITE or self.state is State.CLOSED:
+                return
+            if self._events & READ:
+                self._read()
+            elif events & ERROR:
+                self._lose()
+            else:
+                # The peer has hung up, and what it said before waits behind a full inbox. It would
+                # be told at each turn: do not listen until the view has caught up.
+                self._engine.unwatch(self._fd)
+                self._events = UNWATCHED
+        except Exception as error:
+            self._fail(error)
 
     def _read(self) -> None:
         try:
@@ -159,7 +187,7 @@ class Connection(Sending):
             return
         self._asked = 0  # Whatever it says, it lives.
         incoming = self._incoming or self._listen()
-        messages = incoming.receive(data)
+        messages = incoming.receive(data, self._room())
         counters = self._counters
         counters.bytes_in += len(data)
         counters.messages_in += len(messages)
@@ -168,10 +196,35 @@ class Connection(Sending):
                 self._on_message(message)
         writes = incoming.protocol.writes and incoming.protocol.data_to_send()
         if writes:
+            if incoming.too_fast:
+                counters.rate_closes += 1
+                self._engine.spawn(log.warning, TOO_FAST, self._limits.max_message_rate, self)
             if self.state is State.OPEN and incoming.protocol.state is not PROTOCOL_OPEN:
                 self._walks.settle(self)  # Sent before the good-bye came in, and so for it as well.
             self._answer(writes)
+        if incoming.rest:
+            self._set_reading(False)
+            if self._room() > 0:
+                self._read_on()
         self._on_input()
+
+    def _read_on(self) -> None:
+        """Go on with what is left of the last read, at a turn of its own; else with reading."""
+        incoming = self._incoming
+        if incoming is None or not incoming.rest:
+            self._set_reading(True)
+        elif not incoming.due:
+            incoming.due = True
+            self._engine.call_soon(self._take_rest, incoming)
+
+    def _take_rest(self, incoming: Incoming) -> None:
+        incoming.due = False
+        try:
+            self._receive(b"")
+            if not incoming.rest and self._room() > 0:
+                self._set_reading(True)
+        except Exception as error:
+            self._fail(error)
 
     def _listen(self) -> Incoming:
         """What understands the peer; made when it is first needed."""
@@ -254,8 +307,11 @@ class Connection(Sending):
         for topic in self._topics:
             topic.discard(self)
         self._topics, self._policies = (), None
+        if self._incoming is not None:
+            # Its traceback holds what was inflated so far, for as long as the peer stays.
+            self._incoming.protocol.parser_exc = None
         self._deadline = self._engine.call_later(self._limits.close_timeout, self._abort)
-        self._set_reading(True)  # Until the peer's end: a close with bytes unread is a reset.
+        self._read_on()  # Until the peer's end: a close with bytes unread is a reset.
         self._on_end()
 
     def _finish_sending(self) -> None:
@@ -266,6 +322,14 @@ class Connection(Sending):
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
                 self._dispose()
+
+    def _fail(self, error: Exception) -> None:
+        """There was no memory, or an error of ours: it ends this connection, and no other.
+
+        What had been read is lost, and what comes behind it would make no sense.
+        """
+        self._lose()
+        self._engine.spawn(partial(log.error, "%r failed", self, exc_info=error))
 
     def _lose(self) -> None:
         """The peer has gone, or the socket is broken."""
@@ -285,8 +349,10 @@ class Connection(Sending):
 
     def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
         """Call ``function`` once the descriptor is closed; false when that has happened already."""
-        self._disposed = function, args
-        return self.state is not State.CLOSED
+        if self.state is State.CLOSED:
+            return False
+        self._disposed += ((function, args),)
+        return True
 
     def _dispose(self) -> None:
         if self.state is State.CLOSED:
@@ -306,6 +372,6 @@ class Connection(Sending):
             self._outbox = None
         self._sock.close()
         self._on_drained()
-        if self._disposed is not None:
-            function, args = self._disposed
+        disposed, self._disposed = self._disposed, ()
+        for function, args in disposed:
             function(*args)

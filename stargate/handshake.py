@@ -7,6 +7,7 @@ WSGI server has already taken apart, and the Origin, are judged here (RFC 6455, 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -33,6 +34,12 @@ WINDOW_BITS = 12
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
+#: A name or an address, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
+_HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~:%-]+\])(?::[0-9]{0,5})?", re.ASCII).fullmatch
+
+#: Headers that are taken apart, token by token.
+TOKENS = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
+
 #: What a 426 has to say (RFC 6455, section 4.4).
 UPGRADE_HEADERS = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
@@ -50,6 +57,12 @@ JUDGED = frozenset(
         "sec-websocket-extensions",
     )
 )
+
+#: The tokens that such a header may have: each costs some us, and a browser sends five.
+MOST_TOKENS = 100
+
+#: Characters of a reason, which may repeat what a peer has sent.
+MOST_OF_REASON = 300
 
 #: What the 101 says for itself: an application's headers of these names do not go out.
 OWN_HEADERS = frozenset(
@@ -154,7 +167,7 @@ class Negotiator:
         try:
             headers = _headers(environ)
         except InvalidHeaderValue as error:
-            return Refused(400, str(error))
+            return Refused(400, str(error)[:MOST_OF_REASON])
         refused = _unfit(environ, headers) or _foreign(environ, headers, self._origins)
         if refused is not None:
             return refused
@@ -183,7 +196,7 @@ class Negotiator:
         status = protocol.accept(request).status_code
         upgrade = UPGRADE_HEADERS if status == 426 else ()
         cause = "version" if status == 426 else "malformed"
-        return Refused(status, str(protocol.handshake_exc), upgrade, cause)
+        return Refused(status, str(protocol.handshake_exc)[:MOST_OF_REASON], upgrade, cause)
 
 
 @lru_cache(maxsize=2)
@@ -210,11 +223,17 @@ def _headers(environ: dict[str, Any]) -> Headers:
             for name, value in environ.items()
             if name.startswith("HTTP_")
         ]
-    return Headers(
+    found = Headers(
         (name, value)
         for name, value in raw
         if name.lower() in JUDGED or not value.isprintable()  # A line break is refused anywhere.
     )
+    upgrades = found.get_all("Upgrade")
+    if upgrades != ["websocket"] and _names(parse_upgrade, ", ".join(upgrades), "websocket"):
+        # One of several that the peer would take (RFC 9110, section 7.8): the library wants one.
+        del found["Upgrade"]
+        found["Upgrade"] = "websocket"
+    return found
 
 
 def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
@@ -224,13 +243,18 @@ def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
     hosts = headers.get_all("Host")
     if len(hosts) != 1:
         return Refused(400, f"one Host header is needed, not {len(hosts)}")
+    if not _HOST(hosts[0]):
+        return Refused(400, f"no host of ours: {hosts[0]:.80}")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "Transfer-Encoding" in headers:
         return Refused(400, "a handshake has no body")
+    for name in TOKENS:
+        if sum(map(_tokens, headers.get_all(name))) > MOST_TOKENS:
+            return Refused(400, f"{name} has more than {MOST_TOKENS} tokens")
     versions = headers.get_all("Sec-WebSocket-Version")
     if versions and any(version.strip() != "13" for version in versions):
         return Refused(
             426,
-            f"version {', '.join(versions)} of the protocol is not spoken here, 13 is",
+            f"version {', '.join(versions):.80} of the protocol is not spoken here, 13 is",
             UPGRADE_HEADERS,
             "version",
         )
@@ -251,7 +275,7 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
     if origins.allows(origin, host):
         return None
     log.warning(
-        "refused a WebSocket at %s from a page of %r: this is host %r. %s",
+        "refused a WebSocket at %.200r from a page of %.200r: this is host %.200r. %s",
         environ.get("PATH_INFO"),
         origin,
         host,
@@ -259,14 +283,21 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
         if origin is None or split_origin(origin) is None
         else "If that page is yours, add its origin to stargate.allowed_origins",
     )
-    return Refused(403, f"a page of {origin} may not open a WebSocket here", cause="origin")
+    return Refused(403, f"a page of {origin:.80} may not open a WebSocket here", cause="origin")
 
 
 def _names(parse: Any, value: str, token: str) -> bool:
+    if _tokens(value) > MOST_TOKENS:
+        return False
     try:
         return any(name.lower() == token for name in parse(value))
     except (InvalidHeader, InvalidHeaderFormat):
         return False
+
+
+def _tokens(value: str) -> int:
+    """How many there may be in a header, at most."""
+    return value.count(",") + value.count(";") + 1
 
 
 def split_origin(origin: str) -> tuple[str, str, int] | None:

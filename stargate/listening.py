@@ -88,12 +88,12 @@ def resolve(name: str) -> list[tuple[int, Any]]:
     return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
 
 
-def describe(address: Any) -> str:
+def describe(address: Any, scheme: str = "http") -> str:
     """An address as a person would type it."""
     if not isinstance(address, tuple):
         return f"unix:{address}"
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"{scheme}://{host}:{address[1]}"
 
 
 def _bind(sock: Any, address: Any, name: str) -> None:

@@ -102,11 +102,6 @@ class Topic:
         self._snapshot: weakref.ref[Listeners] | None = None
 
     @property
-    def address(self) -> Hashable:
-        """Where its listeners listen."""
-        return self._address
-
-    @property
     def counters(self) -> Counters:
         """What messages to this address are counted in."""
         return self._home.counters

@@ -137,6 +137,12 @@ class Sending:
 
     def _hold(self, buffer: bytes, sent: int) -> None:
         """The socket took only ``sent`` bytes of ``buffer``, which a walk or a view has sent."""
+        try:
+            self._keep(buffer, sent)
+        except MemoryError:
+            self._lose()  # It alone: the walk goes on to the others.
+
+    def _keep(self, buffer: bytes, sent: int) -> None:
         outbox, walk, policy = self._begin_outbox(), self._walks.serving, self._policy()
         if walk is None or policy is CLOSE:
             outbox.append(buffer, sent, messages=len(walk.messages) if walk is not None else 1)
@@ -324,8 +330,8 @@ class Sending:
 
 def _unsent(frames: list[bytes], sent: int) -> tuple[bytes, list[bytes], int]:
     """The frame that has begun, those behind it, and how many bytes of the first have left."""
-    for number, frame in enumerate(frames):
-        if sent < len(frame):
-            return (frame, frames[number + 1 :], sent) if sent else (b"", frames[number:], 0)
-        sent -= len(frame)
-    return b"", [], 0
+    gone = 0
+    while sent >= len(frames[gone]):
+        sent -= len(frames[gone])
+        gone += 1
+    return (frames[gone], frames[gone + 1 :], sent) if sent else (b"", frames[gone:], 0)

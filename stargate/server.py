@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stargate.drain import Drain
     from stargate.engine.accept import HttpServer
     from stargate.settings import Setting
 
 log = logging.getLogger(__name__)
-
-GOING_AWAY = 1001
 
 Application = Callable[..., Any]
 
@@ -43,11 +42,16 @@ class ServerSettings:
     max_header_size: int
     graceful_timeout: float
     access_log: bool
+    certfile: str
+    keyfile: str
+    trusted_proxy: tuple[str, ...]
+    trusted_proxy_header: str
 
 
 def table() -> tuple[Setting, ...]:
     """The settings of the server, with their defaults, units and reasons."""
-    from stargate.settings import Setting, at_least, flag, seconds, words
+    from stargate.proxies import HEADERS, proxy_names
+    from stargate.settings import Setting, at_least, flag, one_of, seconds, words
 
     return (
         Setting(
@@ -135,9 +139,41 @@ def table() -> tuple[Setting, ...]:
             seconds(0),
             "seconds",
             "After SIGTERM or SIGINT, how long requests and close handshakes may take before they "
-            "are cut.",
+            "are cut. A second signal cuts them at once.",
         ),
         Setting("access_log", True, flag, "", "A line a request, to the logger `stargate.access`."),
+        Setting(
+            "certfile",
+            "",
+            str,
+            "path",
+            "Speak TLS (1.2 or 1.3), with the certificate in this PEM file; its chain follows it, "
+            "and its key too where there is no `keyfile`. A handshake has `header_timeout`.",
+        ),
+        Setting(
+            "keyfile",
+            "",
+            str,
+            "path",
+            "The key of `certfile`, in PEM, not encrypted: nobody is there to type a password.",
+        ),
+        Setting(
+            "trusted_proxy",
+            (),
+            proxy_names,
+            "addresses",
+            "The proxies whose word counts about who is behind them: addresses, networks as in "
+            "`10.0.0.0/8`, and `unix` for whoever connects to the UNIX socket. Their clients' "
+            "addresses become `REMOTE_ADDR`. Nobody else may say whose address it has.",
+        ),
+        Setting(
+            "trusted_proxy_header",
+            "X-Forwarded-For",
+            one_of(*HEADERS),
+            "",
+            "The one header in which they say so: `X-Forwarded-For`, `Forwarded` (RFC 7239) or "
+            "`X-Real-IP`. The proxy has to set it in every request, or a client can.",
+        ),
     )
 
 
@@ -187,6 +223,15 @@ def read_settings(settings: dict[str, Any]) -> ServerSettings:
             f"{' and '.join(both)} of the server say different things: give listen, or host and "
             "port, or unix_socket"
         )
+    if settings.get("keyfile") and not settings.get("certfile"):
+        raise ConfigurationError(
+            f"keyfile = {settings['keyfile']!r}: it is the key of a certfile, and there is none"
+        )
+    if settings.get("unix_socket") and settings.get("certfile"):
+        raise ConfigurationError(
+            f"certfile = {settings['certfile']!r}: a UNIX socket has no TLS. It is for a proxy on "
+            "this machine, which has the certificate"
+        )
     return ServerSettings(**read(table(), settings))
 
 
@@ -205,28 +250,34 @@ class Server:
 
         repair_threadlocals()
         self.settings = settings
+        tls = _tls_context(settings)
+        self._scheme = "http" if tls is None else "https"
         self._listening = listening_sockets(
             settings.listen or (f"{settings.host}:{settings.port}",),
             unix_socket=settings.unix_socket,
             unix_socket_perms=settings.unix_socket_perms,
             backlog=settings.backlog,
         )
-        self.http: HttpServer = HttpServer(application, self._listening, settings)
+        self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
         path = settings.unix_socket
         self._unix_socket = os.stat(path).st_ino if path else None
         self._main: Any = None
-        self._stopping = False
+        self._signalled = self._stopping = False
+        self._drain: Drain | None = None
         self._deadline: Any = None
         self._next_look: Any = None
         self._left: tuple[int, int, int] | None = None
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens: ``http://host:port``, or ``unix:`` and the path of a UNIX socket."""
+        """Where it listens: ``http://host:port``, or ``unix:`` and the path of a UNIX socket.
+
+        With TLS it is ``https://``.
+        """
         from stargate.listening import describe
 
-        return [describe(sock.getsockname()) for sock in self._listening]
+        return [describe(sock.getsockname(), self._scheme) for sock in self._listening]
 
     def run(self) -> None:
         """Serve until a signal says stop; returns when all is ended or cut."""
@@ -249,9 +300,9 @@ class Server:
         try:
             self.engine.park()
         finally:
-            for timer in (self._deadline, self._next_look):
-                if timer is not None:
-                    timer.cancel()
+            for task in (self._deadline, self._next_look, self._drain):
+                if task is not None:
+                    task.cancel()
             self.http.stop()
             self._remove_unix_socket()
         if self._left is not None:
@@ -263,19 +314,25 @@ class Server:
         log.info("stopped")
 
     def stop(self) -> None:
-        """Accept no more, say 1001 to every WebSocket, and end when all have gone. On the hub."""
+        """Accept no more, say 1001 to every WebSocket, and end when all have gone.
+
+        In a greenlet of the server's. The closes are spread over ``stargate.drain_period``.
+        """
+        from stargate.drain import Drain
+
         if self._stopping:
             return
         self._stopping = True
         self.http.stop()
-        for websocket in list(self.engine.connections):
-            websocket._close(GOING_AWAY, "the server is stopping")
         self._deadline = self.engine.call_later(self.settings.graceful_timeout, self._cut)
+        self._drain = Drain(self.engine, self.settings.graceful_timeout)
+        self._drain.start()
         self._look()
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if self._stopping:
+        if self._signalled or self._stopping:
             os._exit(128 + number)  # pragma: no cover - whatever measures this ends here as well
+        self._signalled = True
         self.engine.interrupt(self.engine.spawn, self.stop)
 
     def _look(self) -> None:
@@ -283,8 +340,6 @@ class Server:
         if not (self.http or self.engine.connections or self.engine.running):
             self.engine.resume(self._main)
         else:
-            for websocket in list(self.engine.connections):
-                websocket._close(GOING_AWAY, "the server is stopping")  # Opened since.
             self._next_look = self.engine.call_later(0.02, self._look)
 
     def _cut(self) -> None:
@@ -300,3 +355,11 @@ class Server:
                 # Unless a server that was started since has put its own there.
                 if os.stat(self.settings.unix_socket).st_ino == self._unix_socket:
                     os.unlink(self.settings.unix_socket)
+
+
+def _tls_context(settings: ServerSettings) -> Any:
+    if not settings.certfile:
+        return None
+    from stargate.engine.tls import server_context
+
+    return server_context(settings.certfile, settings.keyfile)

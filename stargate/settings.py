@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
@@ -88,6 +89,25 @@ APPLICATION = (
         "of your users. `pyramid.csrf_trusted_origins` counts too.",
     ),
     Setting(
+        "max_connections",
+        None,
+        at_least(0),
+        "WebSockets",
+        "How many WebSockets may be open in this process; one more gets 503 with `Retry-After`, "
+        "and pages go on being served. By default seven eighths of the descriptors that the "
+        "process may have (`ulimit -n`): the rest is for pages, files and databases. 0 sets no "
+        "limit.",
+    ),
+    Setting(
+        "max_connections_per_address",
+        0,
+        at_least(0),
+        "WebSockets",
+        "How many WebSockets may be open from one remote address, or one /64 of IPv6; one more "
+        "gets 429 with `Retry-After`. 0 sets no limit: a school or a mobile network is one "
+        "address. Behind a proxy set `trusted_proxy` of the server, or all are one.",
+    ),
+    Setting(
         "max_message_size",
         1_048_576,
         at_least(1),
@@ -102,6 +122,15 @@ APPLICATION = (
         "fragments",
         "The most fragments that a message may come in; more close the WebSocket with 1009. A "
         "million tiny ones cost a server far more than they cost a peer.",
+    ),
+    Setting(
+        "max_message_rate",
+        0,
+        at_least(0),
+        "messages a second",
+        "The most messages a second that are taken from one WebSocket, pings and pongs among them, "
+        "with as many at once after a second of silence; more close it with 1008. 0 is no bound: "
+        "what is too much only the application can know, and a flood holds nobody else up.",
     ),
     Setting(
         "compression",
@@ -181,6 +210,15 @@ APPLICATION = (
         "before it; then the connection is cut.",
     ),
     Setting(
+        "drain_period",
+        0.0,
+        seconds(0),
+        "seconds",
+        "When the server ends, its WebSockets are told so one after the other over this time, and "
+        "served until then: their browsers do not all come back in one second. At most what "
+        "`graceful_timeout` of the server leaves for the close handshakes.",
+    ),
+    Setting(
         "ping_interval",
         20.0,
         seconds(0),
@@ -211,8 +249,11 @@ APPLICATION = (
 class Limits:
     """The bounds of a connection, shared by all connections of an application."""
 
+    max_connections: int = 0
+    max_connections_per_address: int = 0
     max_message_size: int = 1_048_576
     max_fragments: int = 16_384
+    max_message_rate: int = 0
     inbox_length: int = 64
     outbox_size: int = 4_194_304
     outbox_high_water: int = 262_144
@@ -221,8 +262,15 @@ class Limits:
     outbox_progress_timeout: float = 10.0
     max_send_size: int = 1_048_576
     close_timeout: float = 10.0
+    drain_period: float = 0.0
     ping_interval: float = 20.0
     ping_timeout: float = 20.0
+
+
+def spare_descriptors() -> int:
+    """Seven eighths of the descriptors that this process may have."""
+    soft, _hard = getrlimit(RLIMIT_NOFILE)
+    return 0 if soft == RLIM_INFINITY else max(1, soft - soft // 8)
 
 
 def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,6 +281,8 @@ def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith(PREFIX)
     }
     found = read(APPLICATION, given, PREFIX)
+    if found["max_connections"] is None:
+        found["max_connections"] = spare_descriptors()
     if found["max_send_size"] is None:
         found["max_send_size"] = max(1, found["outbox_size"] // 4)
     elif found["max_send_size"] > found["outbox_size"]:

@@ -34,6 +34,8 @@ class Stats:
     drops: int
     #: WebSockets closed with 1013 because their peers read too slowly.
     slow_closes: int
+    #: WebSockets closed with 1008 because their peers sent more than ``max_message_rate``.
+    rate_closes: int
     #: WebSockets cut because their peers were silent for ``ping_interval`` and ``ping_timeout``.
     pings_missed: int
 
@@ -50,6 +52,7 @@ class Counters:
         "messages_out",
         "opened",
         "pings_missed",
+        "rate_closes",
         "refusals",
         "slow_closes",
         "walks",
@@ -58,7 +61,8 @@ class Counters:
     def __init__(self) -> None:
         self.connections = self.opened = 0
         self.messages_in = self.bytes_in = self.messages_out = self.bytes_out = 0
-        self.walks = self.drops = self.slow_closes = self.pings_missed = 0
+        self.walks = self.drops = self.slow_closes = 0
+        self.rate_closes = self.pings_missed = 0
         self.refusals: dict[str, int] = {}
 
     def refuse(self, cause: str) -> None:

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from stargate.application import CAPTURED, address_of, gate
 from stargate.connection import NORMAL
-from stargate.engine import current_engine, take_over
+from stargate.engine import current_engine, refuse, stopping, take_over
 from stargate.events import ViewFailed
 from stargate.exceptions import ConnectionClosed
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
@@ -29,6 +29,7 @@ from stargate.interfaces import IWebSocketView
 from stargate.websocket import MESSAGES_A_TURN, WebSocket
 
 if TYPE_CHECKING:
+    from stargate.application import Gate
     from stargate.engine.hub import Engine
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ SERVERS_OWN = (
     "eventlet.posthooks",
     "eventlet.set_idle",
     "stargate.handshake",
+    "stargate.stopping",
     "stargate.take_over",
 )
 
@@ -127,25 +129,45 @@ class WebSocketResponse(Response):
         request = view.request
         head = self._head(accepted)
         application, engine = gate(request.registry), current_engine()
+        # Since the handshake was judged: the view may have waited.
+        refused = application.admission.judge(engine, self._stargate_facts["remote_addr"])
+        if refused or stopping(environ):
+            return _refuse(refused or SERVER_STOPS, application, environ, start_response)
         walks = application.bind(engine)
+        try:
+            taken = take_over(environ)
+        except OSError as error:
+            self._log_no_room(error)
+            return _refuse(NO_ROOM, application, environ, start_response)
         # From here on there is no way back to an HTTP answer.
-        taken = take_over(environ)
         request.__dict__["environ"] = _detached(environ)
         request.__dict__.pop("__view__", None)  # A cycle: the request would wait for the collector.
         request.context = view.context  # The router has dropped it.
-        websocket = WebSocket(
-            taken.socket,
-            application,
-            self._stargate_facts,
-            engine=engine,
-            walks=walks,
-            limits=application.limits,
-            extensions=accepted.extensions,
-        )
-        websocket._open(head, taken.early)
-        _Life(view, websocket).begin(engine)
-        start_response("101 Switching Protocols", [])
+        websocket: WebSocket | None = None
+        try:
+            websocket = WebSocket(
+                taken.socket,
+                application,
+                self._stargate_facts,
+                engine=engine,
+                walks=walks,
+                limits=application.limits,
+                extensions=accepted.extensions,
+            )
+            websocket._open(head, taken.early)
+            application.admission.enter(websocket)
+            _Life(view, websocket).begin(engine)
+        except (OSError, MemoryError) as error:
+            (websocket._lose if websocket is not None else taken.socket.close)()
+            self._log_no_room(error)
+            application.counters.refuse(NO_ROOM.cause)
+            start_response("503 Service Unavailable", [])  # For the log: nobody can be told.
+        else:
+            start_response("101 Switching Protocols", [])
         return taken.leave(websocket)
+
+    def _log_no_room(self, error: Exception) -> None:
+        log.error("no room for a WebSocket at %s: %r", self._stargate_facts["path"], error)
 
     def _head(self, accepted: Accepted) -> bytes:
         lines = ["HTTP/1.1 101 Switching Protocols"]
@@ -157,6 +179,13 @@ class WebSocketResponse(Response):
                 raise ValueError(f"the header {name} has a line break: {value!r}")
             lines.append(f"{name}: {value}")
         return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+#: The answer to a handshake while the server ends; another one may have taken its place.
+SERVER_STOPS = Refused(503, "The server is stopping.", (("Retry-After", "1"),), "stopping")
+
+#: The answer where the machine has no descriptor or no memory for one more.
+NO_ROOM = Refused(503, "There is no room for it.", (("Retry-After", "10"),), "memory")
 
 
 def path_of(environ: dict[str, Any]) -> str:
@@ -180,6 +209,18 @@ def refusal(refused: Refused) -> HTTPException:
     for name, value in refused.headers:
         answer.headers[name] = value
     return answer
+
+
+def _refuse(
+    refused: Refused, application: Gate, environ: dict[str, Any], start_response: Any
+) -> list[bytes]:
+    """Refuse a handshake that had been found good."""
+    application.counters.refuse(refused.cause)
+    answer = refusal(refused)
+    if refuse(environ):
+        answer.headers["Connection"] = "close"
+    body: list[bytes] = answer(environ, start_response)
+    return body
 
 
 def _detached(environ: dict[str, Any]) -> dict[str, Any]:

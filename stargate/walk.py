@@ -274,7 +274,7 @@ class _Walk:
                 sent = listener._write(buffer)
             except BlockingIOError:
                 listener._hold(buffer, 0)
-            except OSError:
+            except (OSError, MemoryError):
                 listener._lose()
             else:
                 if sent != size:
@@ -302,7 +302,7 @@ def write(listener: Connection, buffer: bytes) -> None:
         sent = listener._write(buffer)
     except BlockingIOError:
         listener._hold(buffer, 0)
-    except OSError:
+    except (OSError, MemoryError):
         listener._lose()
     else:
         if sent != len(buffer):

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from stargate.connection import LOST, READ, Connection
 from stargate.exceptions import ConnectionClosed
+from stargate.incoming import UNBOUNDED
 from stargate.interfaces import IWebSocket
 from stargate.message import FIN, PING, frame, frame_for
 from stargate.state import State
@@ -156,7 +157,7 @@ class WebSocket(Connection):
     def _take(self, inbox: deque[str | bytes]) -> str | bytes:
         message = inbox.popleft()
         if not self._events & READ and len(inbox) * 2 <= self._limits.inbox_length:
-            self._set_reading(True)
+            self._read_on()
         return message
 
     def _park(self, timeout: float | None) -> None:
@@ -183,6 +184,12 @@ class WebSocket(Connection):
         if self._waiter is greenlet:
             self._waiter = None
             greenlet.switch(_TIMED_OUT)
+
+    def _room(self) -> int:
+        inbox = self._inbox
+        if inbox is None or self.state is not State.OPEN:
+            return UNBOUNDED
+        return self._limits.inbox_length - len(inbox)
 
     def _on_message(self, message: str | bytes) -> None:
         inbox = self._inbox
@@ -215,7 +222,7 @@ class WebSocket(Connection):
             self.discarded += len(self._inbox)
             self._inbox = None
             if self.state is State.OPEN:
-                self._set_reading(True)
+                self._read_on()
 
     # Writing.
 

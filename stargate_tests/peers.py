@@ -46,6 +46,13 @@ class Peer:
         """Send one frame, sensible or not."""
         self.sock.sendall(Frame(opcode, data, fin).serialize(mask=True, extensions=[]))
 
+    def offer(self, data: bytes) -> int:
+        """Send what the socket takes of ``data``; returns how many bytes that was."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+
     def ping(self, payload: bytes) -> None:
         self._protocol.send_ping(payload)
         self.flush()

@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 from websockets.frames import Frame, Opcode
 
+from stargate_tests.certificates import trust
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, section 1.3, for this key
 
@@ -31,23 +33,33 @@ def frame(message, opcode=None, fin=True):
     return Frame(opcode, data, fin).serialize(mask=True)
 
 
-def dial(url, timeout=20):
-    """A TCP connection to the server at ``url``."""
+def dial(url, timeout=20, rcvbuf=None):
+    """A connection to the server at ``url``: ``http:``, ``https:``, or ``unix:`` and a path."""
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=timeout)
+    sock = socket.socket(socket.AF_UNIX if parts.scheme == "unix" else socket.AF_INET)
+    sock.settimeout(timeout)
+    if rcvbuf is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    try:
+        sock.connect(parts.path if parts.scheme == "unix" else (parts.hostname, parts.port))
+        if parts.scheme == "https":
+            sock = trust().wrap_socket(sock, server_hostname=parts.hostname)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def connect(url, path="/", *extra, behind=b"", rcvbuf=None, timeout=20):
     """Dial, shake hands, send ``behind`` in the same packet; returns the socket."""
-    parts = urlsplit(url)
-    sock = socket.socket()
-    sock.settimeout(timeout)
-    if rcvbuf is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-    sock.connect((parts.hostname, parts.port))
-    sock.sendall(handshake(parts.netloc, path, *extra) + behind)
-    head = read_head(sock)
-    assert head.startswith(b"HTTP/1.1 101 "), head
+    sock = dial(url, timeout, rcvbuf)
+    try:
+        sock.sendall(handshake(urlsplit(url).netloc or "localhost", path, *extra) + behind)
+        head = read_head(sock)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

@@ -95,6 +95,25 @@ def test_who_was_not_slow_when_the_turn_began_gets_a_moment_in_this_case_too(eng
     turn_until(engine, lambda: len(peer.read()) == 40)
 
 
+def test_who_is_closing_already_is_not_the_one_to_give_way(engine, wire, gate):
+    limits = {"outbox_total": 3_000_000, "outbox_size": 10_000_000}
+    closing, _ = wire(gate=gate, **limits)
+    other, _ = wire(gate=gate, **limits)
+    fill(closing)
+    for _ in range(5):
+        closing.send(BIG)
+    closing.close(1000)
+    waits = closing.buffered
+    fill(other)
+    for _ in range(30):
+        if not other.closed:
+            other.send(BIG)
+            turn(engine)
+    assert other.close_code == 1013
+    assert closing.buffered == waits
+    assert gate.stats().slow_closes == 1
+
+
 def test_a_bound_below_a_single_frame_ends(engine, wire, gate):
     websocket, _peer = wire(gate=gate, outbox_total=1)
     while not websocket.closed:

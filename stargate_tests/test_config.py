@@ -2,7 +2,7 @@ import logging
 
 import pytest
 from pyramid.config import Configurator
-from pyramid.exceptions import ConfigurationConflictError, ConfigurationError
+from pyramid.exceptions import ConfigurationConflictError, ConfigurationError, URLDecodeError
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.view import view_config
@@ -502,6 +502,31 @@ def test_a_server_with_no_name_is_a_501_too():
     assert "use = egg:stargate#eventlet" in refused(config, 501, socket=False).text
 
 
+@pytest.mark.parametrize("path", ["/%ff", "/%e2%82", "/%ed%a0%80"])
+def test_a_path_that_is_not_utf8_is_400_for_a_websocket(path):
+    config = configured()
+    config.add_websocket_view(View, context=Thing)
+    answer = served(config).get(path, headers=HANDSHAKE, status=400)
+    assert "the path is not UTF-8" in answer.text
+    assert gate(config.registry).stats().refusals == {"malformed": 1}
+
+
+def test_a_path_that_is_not_utf8_is_left_to_the_application_for_a_page():
+    config = configured()
+    config.add_websocket_view(View, context=Thing)
+    config.add_exception_view(lambda request: Response("mended"), context=URLDecodeError)
+    assert served(config).get("/%ff").body == b"mended"
+
+
+def test_the_log_line_of_a_refusal_at_an_odd_path_is_one_line(caplog):
+    config = configured()
+    config.add_websocket_view(View, context=Thing)
+    with caplog.at_level(logging.INFO, "stargate"):
+        served(config).get("/%0aforged%ff", headers=HANDSHAKE, status=400)
+    (line,) = [r.getMessage() for r in caplog.records if "refused" in r.getMessage()]
+    assert line.startswith("refused a WebSocket at /%0Aforged%FF: the path is not UTF-8")
+
+
 # A plain GET where only a WebSocket is served.
 
 
@@ -511,6 +536,13 @@ def test_a_plain_get_is_426_and_says_what_to_ask_for():
     answer = served(config).get("/", status=426)
     assert answer.headers["Upgrade"] == "websocket"
     assert answer.headers["Sec-WebSocket-Version"] == "13"
+
+
+def test_a_plain_get_that_is_426_is_counted():
+    config = configured()
+    config.add_websocket_view(View, context=Thing)
+    served(config).get("/", status=426)
+    assert gate(config.registry).stats().refusals == {"upgrade": 1}
 
 
 def test_a_plain_get_of_what_is_not_there_is_still_404():

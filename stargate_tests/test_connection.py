@@ -4,6 +4,7 @@ import pytest
 from websockets.frames import Opcode
 
 from stargate.application import Gate
+from stargate.incoming import WORK, Incoming
 from stargate.state import State
 from stargate_tests.peers import BIG, Scripted, client_frame, fill, raises, reset
 from stargate_tests.waiting import turn, turn_until
@@ -187,15 +188,18 @@ def test_fragments_that_sum_up_over_the_limit_end_it_with_1009(engine, wire):
 
 def test_the_number_of_fragments_is_limited_too(engine, wire):
     """Design, section 6: limit the *number* of fragments too (node ws, CVE-2026-48779)."""
-    websocket, peer = wire(max_message_size=1000)
+    websocket, peer = wire(max_message_size=1000, max_fragments=5_000)
     peer.frame(Opcode.TEXT, b"", fin=False)
-    empty = b"\x00\x80\0\0\0\0"
-    for _ in range(50):
-        if not websocket.closed:
-            peer.sock.sendall(empty * 2000)
-            turn(engine)
-            turn(engine)
-    assert websocket.closed, "the fragments are being kept"
+    unsent = b"\x00\x80\0\0\0\0" * 10_000
+
+    def sent():
+        nonlocal unsent
+        unsent = unsent[peer.offer(unsent) :]
+        return websocket.closed or not unsent
+
+    turn_until(engine, sent)
+    turn_until(engine, lambda: websocket.closed)
+    assert websocket.close_code == 1009
 
 
 def test_a_message_before_the_bad_one_is_still_read(engine, wire):
@@ -477,3 +481,49 @@ def test_a_close_that_the_socket_does_not_take_waits_and_then_leaves(engine, wir
     del scripted.send
     turn_until(engine, lambda: (peer.read(), peer.close)[1])
     assert peer.close.code == 4000
+
+
+def test_a_flood_is_taken_in_bit_by_bit_so_that_others_have_their_turns(engine, wire):
+    gate = Gate(None)
+    websocket, peer = wire(gate=gate)
+    websocket._discard_input()
+    peer.sock.sendall(client_frame("x") * 2000)
+    steps, before = [], 0
+    while before < 2000:
+        turn(engine)
+        taken = gate.stats().messages_in
+        steps.append(taken - before)
+        before = taken
+    assert max(steps) <= 2 * WORK
+    assert websocket.discarded == 2000
+
+
+def test_an_error_in_what_is_left_of_a_read_ends_that_connection(engine, wire, caplog, monkeypatch):
+    websocket, peer = wire()
+    websocket._discard_input()
+    receive = Incoming.receive
+
+    def without_memory_later(incoming, data, room):
+        if not data:
+            raise MemoryError
+        return receive(incoming, data, room)
+
+    monkeypatch.setattr(Incoming, "receive", without_memory_later)
+    peer.sock.sendall(client_frame("x") * 2 * WORK)
+    turn_until(engine, lambda: websocket.closed)
+    turn(engine)
+    assert websocket.close_code == 1006
+    assert "MemoryError" in caplog.text
+
+
+def test_more_messages_a_second_than_allowed_end_it_with_1008(engine, wire, caplog):
+    gate = Gate(None)
+    websocket, peer = wire(gate=gate, max_message_rate=3)
+    peer.say(*"12345")
+    turn_until(engine, lambda: websocket.closed)
+    turn_until(engine, lambda: (peer.read(), peer.close is not None)[1])
+    assert peer.close.code == 1008
+    assert [websocket.wait() for _ in range(3)] == ["1", "2", "3"]
+    assert gate.stats().rate_closes == 1
+    turn(engine)
+    assert "stargate.max_message_rate is 3" in caplog.text

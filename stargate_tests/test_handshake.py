@@ -156,6 +156,14 @@ def test_two_version_headers_are_refused():
     assert found.status == 400
 
 
+def test_two_versions_of_which_one_is_spoken_are_426():
+    found = judged(
+        "HTTP_SEC_WEBSOCKET_VERSION",
+        raw=[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Version", "8")],
+    )
+    assert (found.status, found.cause) == (426, "version")
+
+
 @pytest.mark.parametrize(
     "key",
     ["", "short", KEY[:-4], KEY + "AAAA", "!" * 24, KEY.replace("d", "ä"), f"{KEY},{KEY}"],
@@ -175,8 +183,22 @@ def test_two_keys_are_400():
     assert found.status == 400
 
 
-def test_several_upgrades_are_426_which_names_the_one_to_ask_for():
-    found = judged(HTTP_UPGRADE="h2c, websocket")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [("Upgrade", "h2c, websocket")],
+        [("Upgrade", "WebSocket,h2c")],
+        [("Upgrade", "h2c"), ("upgrade", "websocket")],
+        [("Upgrade", "websocket"), ("Upgrade", "websocket")],
+    ],
+)
+def test_websocket_may_be_one_of_several_upgrades(raw):
+    """RFC 9110, section 7.8: a peer names all that it would take, and we choose."""
+    assert isinstance(judged("HTTP_UPGRADE", raw=raw), Accepted)
+
+
+def test_another_upgrade_is_426_which_names_the_one_to_ask_for():
+    found = judged(HTTP_UPGRADE="h2c, websockets")
     assert found.status == 426
     # RFC 9110, section 15.5.22: a 426 MUST have an Upgrade header.
     assert ("Upgrade", "websocket") in found.headers
@@ -189,6 +211,19 @@ def test_no_host_is_400():
 def test_two_hosts_are_400():
     found = judged("HTTP_HOST", raw=[("Host", "example.com"), ("Host", "example.com")])
     assert (found.status, found.reason) == (400, "one Host header is needed, not 2")
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a/b", "a@b", "a?b", "a:b", "a:700000", "ä.x", "[", "<"]
+)
+def test_a_host_that_names_no_host_is_400(host):
+    found = judged(HTTP_HOST=host)
+    assert (found.status, found.reason) == (400, f"no host of ours: {host}")
+
+
+@pytest.mark.parametrize("host", ["example.com", "my_host:80", "[::1]", "[::1]:80", "127.0.0.1:1"])
+def test_a_host_may_be_a_name_or_an_address_with_a_port_or_without(host):
+    assert isinstance(judged(HTTP_HOST=host), Accepted)
 
 
 @pytest.mark.parametrize("length", ["1", "100", "-1", "x"])
@@ -425,6 +460,47 @@ def test_a_foreign_page_is_403_and_the_log_has_both_sides_and_the_setting(caplog
     (record,) = caplog.records
     for part in ("https://evil.com", "example.com", "/jobs/demo", "stargate.allowed_origins"):
         assert part in record.getMessage()
+
+
+def test_a_path_with_a_line_break_makes_no_second_line_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        judged(PATH_INFO="/a\nforged", HTTP_ORIGIN="https://evil.com")
+    assert len(caplog.records[0].getMessage().splitlines()) == 1
+
+
+def test_what_a_peer_sends_at_length_is_not_told_at_length(caplog):
+    long = "x" * 30_000
+    with caplog.at_level(logging.INFO):
+        for name in ("ORIGIN", "HOST", "SEC_WEBSOCKET_VERSION", "SEC_WEBSOCKET_KEY", "COOKIE"):
+            value = f"http://{long}" if name == "ORIGIN" else f"\x01{long}"
+            found = judged(**{f"HTTP_{name}": value})
+            assert found.status in (400, 403, 426) and len(found.reason) < 400
+    assert caplog.records and all(len(each.getMessage()) < 1000 for each in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HTTP_UPGRADE", "HTTP_CONNECTION", "HTTP_SEC_WEBSOCKET_PROTOCOL",
+     "HTTP_SEC_WEBSOCKET_EXTENSIONS"],
+)  # fmt: skip
+def test_a_list_of_tokens_is_taken_apart_up_to_a_number_of_them(name):
+    token = {"HTTP_UPGRADE": "websocket", "HTTP_CONNECTION": "Upgrade"}.get(name, "chat")
+    most, more = (", ".join([token] + ["x"] * others) for others in (99, 100))
+    assert asks_for_websocket(environ(**{name: most}))
+    assert isinstance(judged(**{name: most}), Accepted)
+    assert judged(**{name: more}).status == 400
+    assert judged(**{name: token + "; x" * 100}).status == 400
+    assert asks_for_websocket(environ(**{name: more})) is (name not in ASKS)
+
+
+def test_a_token_may_be_as_long_as_somebodys_credentials():
+    """There are peers that have no other header to put them into."""
+    offered = f"chat, {'a' * 8000}"
+    found = judged(HTTP_SEC_WEBSOCKET_PROTOCOL=offered, subprotocols=("chat",))
+    assert found.subprotocol == "chat"
+
+
+ASKS = ("HTTP_UPGRADE", "HTTP_CONNECTION")
 
 
 def test_several_origin_headers_are_400():

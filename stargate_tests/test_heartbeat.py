@@ -184,6 +184,20 @@ def test_the_pings_are_spread_evenly_over_the_interval(monkeypatch):
     assert most == 16_000 / BEATS
 
 
+def test_who_is_not_read_any_more_when_its_answer_is_due_is_not_cut(monkeypatch):
+    monkeypatch.setattr("stargate.heartbeat.unconfirmed", lambda connection: 0)
+    clock = Clock()
+    heartbeat = Heartbeat(clock, 20.0, 20.0)
+    connection = Beaten(3)  # Has no ``_silent``.
+    heartbeat.add(connection)
+    while not connection._asked:
+        clock.beat()
+    connection._listens = lambda: False
+    while connection._asked:
+        clock.beat()
+    assert connection.pings == 1
+
+
 @pytest.mark.parametrize(("interval", "timeout"), [(20, 20), (5, 60), (60, 5), (3600, 1), (1, 600)])
 def test_whoever_does_not_answer_is_judged_after_the_timeout(monkeypatch, interval, timeout):
     monkeypatch.setattr("stargate.heartbeat.unconfirmed", lambda connection: 0)

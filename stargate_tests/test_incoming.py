@@ -1,9 +1,12 @@
 """Frames, fragments and text, as they come in; any stream at all is in test_incoming_streams.py."""
 
+import zlib
+
 import pytest
 from websockets.frames import Frame, Opcode
 
-from stargate.incoming import Fragments, Incoming, Violation, decode
+from stargate.handshake import _deflate
+from stargate.incoming import WORK, Fragments, Incoming, Rate, Violation, decode, fault
 from stargate.settings import Limits
 from stargate_tests import raw
 
@@ -23,7 +26,9 @@ def close_sent(incoming):
 
 def kept(incoming):
     """How many bytes it holds on to, its protocol's included."""
-    return len(incoming._partial or b"") + len(incoming.protocol.reader.buffer)
+    partial = incoming._partial
+    buffered = len(partial._buffer) if partial is not None else 0
+    return buffered + len(incoming.rest) + len(incoming.protocol.reader.buffer)
 
 
 # Frames.
@@ -193,18 +198,18 @@ def test_text_that_is_not_utf8_is_no_message():
 
 
 def test_fragments_are_one_message_when_the_last_has_come():
-    fragments = Fragments(Frame(Opcode.TEXT, b"on", fin=False), 10)
+    fragments = Fragments(Frame(Opcode.TEXT, b"on", fin=False), Limits(max_fragments=10))
     assert fragments.add(Frame(Opcode.CONT, b"", fin=False)) is None
     assert fragments.add(Frame(Opcode.CONT, b"e", fin=True)) == "one"
 
 
 def test_a_character_may_be_cut_in_two_by_fragments():
-    fragments = Fragments(Frame(Opcode.TEXT, "ä".encode()[:1], fin=False), 10)
+    fragments = Fragments(Frame(Opcode.TEXT, "ä".encode()[:1], fin=False), Limits(max_fragments=10))
     assert fragments.add(Frame(Opcode.CONT, "ä".encode()[1:], fin=True)) == "ä"
 
 
 def test_more_fragments_than_allowed_are_a_violation():
-    fragments = Fragments(Frame(Opcode.BINARY, b"", fin=False), 3)
+    fragments = Fragments(Frame(Opcode.BINARY, b"", fin=False), Limits(max_fragments=3))
     fragments.add(Frame(Opcode.CONT, b"", fin=False))
     with pytest.raises(Violation) as caught:
         fragments.add(Frame(Opcode.CONT, b"", fin=False))
@@ -212,7 +217,7 @@ def test_more_fragments_than_allowed_are_a_violation():
 
 
 def test_as_many_fragments_as_allowed_are_a_message():
-    fragments = Fragments(Frame(Opcode.BINARY, b"a", fin=False), 3)
+    fragments = Fragments(Frame(Opcode.BINARY, b"a", fin=False), Limits(max_fragments=3))
     fragments.add(Frame(Opcode.CONT, b"b", fin=False))
     assert fragments.add(Frame(Opcode.CONT, b"c", fin=True)) == b"abc"
 
@@ -228,3 +233,145 @@ def test_a_size_over_the_limit_that_comes_byte_by_byte_fails_with_its_last_byte(
     for byte in head:
         incoming.receive(bytes((byte,)))
     assert close_sent(incoming) is not None
+
+
+# Text, as early as it can be seen.
+
+
+@pytest.mark.parametrize("fin", [True, False], ids=["whole", "a fragment"])
+def test_bad_text_fails_with_the_byte_that_shows_it(incoming, fin):
+    frame = raw.frame("ok \xe4".encode() + b"\xff" + b"x" * 900, Opcode.TEXT, fin)
+    bad = 8 + len("ok \xe4".encode())
+    for number, byte in enumerate(frame):
+        assert close_sent(incoming) is None, number
+        incoming.receive(bytes((byte,)))
+        if close_sent(incoming) is not None:
+            break
+    assert number == bad
+    assert close_sent(incoming)[0] == 1007
+
+
+def test_bad_text_fails_in_its_fragment_and_not_with_the_last(incoming):
+    incoming.receive(raw.frame(b"\xce\xba", Opcode.TEXT, fin=False))
+    incoming.receive(raw.frame(b"\xf4\x90", Opcode.CONT, fin=False))
+    assert close_sent(incoming)[0] == 1007
+
+
+def test_a_character_cut_by_frames_and_by_reads_is_none_the_worse(incoming):
+    stream = raw.frame(b"\xf0\x9f", Opcode.TEXT, fin=False) + raw.frame(b"\x92\xa9", Opcode.CONT)
+    found = [message for byte in stream for message in incoming.receive(bytes((byte,)))]
+    assert found == ["\U0001f4a9"]
+
+
+def test_binary_data_is_not_looked_at(incoming):
+    incoming.receive(raw.frame(b"\xff" * 900)[:100])
+    incoming.receive(raw.frame(b"\xff" * 900)[100:] + raw.frame(b"\xff", Opcode.BINARY, fin=False))
+    assert incoming.receive(raw.frame(b"\xff", Opcode.CONT)) == [b"\xff\xff"]
+    assert close_sent(incoming) is None
+
+
+def test_text_that_is_compressed_is_looked_at_when_it_is_inflated():
+    _, extension = _deflate().process_request_params([("client_max_window_bits", None)], [])
+    incoming = Incoming(Limits(), [extension])
+    squeezed = zlib.compressobj(wbits=-15)
+    data = squeezed.compress(b"\xff" * 5000) + squeezed.flush(zlib.Z_SYNC_FLUSH)
+    frame = bytearray(raw.frame(data[:-4], Opcode.TEXT))
+    frame[0] |= 0x40
+    incoming.receive(bytes(frame[:-1]))
+    assert close_sent(incoming) is None
+    incoming.receive(bytes(frame[-1:]))
+    assert close_sent(incoming)[0] == 1007
+
+
+# Frames that are wrong by their first two bytes.
+
+
+@pytest.mark.parametrize(
+    ("head", "second", "deflates", "amid", "why"),
+    [
+        (0x81, 0x80, False, False, ""),
+        (0x83, 0x80, False, False, "invalid opcode"),
+        (0x8B, 0x80, False, False, "invalid opcode"),
+        (0x81, 0x00, False, False, "incorrect masking"),
+        (0xC1, 0x80, False, False, "reserved bits must be 0"),
+        (0xC1, 0x80, True, False, ""),
+        (0xA1, 0x80, True, False, "reserved bits must be 0"),
+        (0xC9, 0x80, True, False, "reserved bits must be 0"),
+        (0x40, 0x80, True, True, "reserved bits must be 0"),
+        (0x89, 0xFD, False, False, ""),
+        (0x89, 0xFE, False, False, "control frame too long"),
+        (0x09, 0x80, False, False, "fragmented control frame"),
+        (0x89, 0x80, False, True, ""),
+        (0x81, 0x80, False, True, "expected a continuation frame"),
+        (0x80, 0x80, False, True, ""),
+        (0x80, 0x80, False, False, "unexpected continuation frame"),
+    ],
+)
+def test_two_bytes_say_what_is_wrong_with_a_frame(head, second, deflates, amid, why):
+    assert fault(head, second, deflates, amid) == why
+
+
+def test_a_close_frame_amid_fragments_is_answered_as_any(incoming):
+    """Case 7.1.5 of the Autobahn|Testsuite; RFC 6455, section 5.4."""
+    incoming.receive(raw.frame(b"first", Opcode.TEXT, fin=False))
+    assert incoming.receive(raw.frame(b"\x03\xe8", Opcode.CLOSE)) == []
+    assert close_sent(incoming) == (1000, "")
+
+
+# A bound on the work of one call, and on the messages of a second.
+
+
+def test_more_work_than_for_one_call_waits_for_the_next(incoming):
+    stream = raw.frame("x") * (WORK * 2)
+    found = len(incoming.receive(stream))
+    assert found == WORK and incoming.rest
+    found += len(incoming.receive(b""))
+    assert found == WORK * 2 and not incoming.rest
+
+
+def test_a_call_ends_when_there_is_no_more_room(incoming):
+    assert incoming.receive(raw.frame("x") * 5, 2) == ["x", "x"]
+    assert incoming.receive(raw.frame("y"), 9) == ["x", "x", "x", "y"]
+
+
+class Clock:
+    now = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("stargate.incoming.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_a_bucket_holds_the_messages_of_one_second(clock):
+    rate = Rate(10)
+    assert rate.take(10) == 0
+    assert rate.take(1) == 1
+    clock.now += 0.5
+    assert rate.take(3) == 0
+    clock.now += 3600
+    assert rate.take(10) == 0
+    assert rate.take(3) == 3
+
+
+def test_messages_faster_than_allowed_fail_and_the_rest_is_delivered(clock):
+    incoming = Incoming(Limits(max_message_rate=3), [])
+    assert incoming.receive(raw.frame("x") * 5) == ["x"] * 3
+    assert close_sent(incoming) == (1008, "over 3 messages a second")
+    assert incoming.too_fast
+
+
+def test_messages_as_fast_as_allowed_are_taken_for_ever(clock):
+    incoming = Incoming(Limits(max_message_rate=4), [])
+    for _ in range(100):
+        assert incoming.receive(raw.frame("x")) == ["x"]
+        clock.now += 0.25
+    assert close_sent(incoming) is None
+
+
+def test_pings_are_messages_to_a_bound_on_the_rate(clock):
+    incoming = Incoming(Limits(max_message_rate=3), [])
+    incoming.receive(raw.frame(b"", Opcode.PING) * 4)
+    assert close_sent(incoming)[0] == 1008

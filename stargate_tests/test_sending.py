@@ -122,10 +122,14 @@ def test_a_peer_that_goes_while_bytes_wait_is_noticed(engine, wire, family):
     assert websocket.buffered == 0
 
 
+def takes_all(buffers):
+    return sum(len(buffer) for buffer in buffers)
+
+
 def test_trying_once_more_may_find_that_all_has_left(engine, wire):
     websocket, peer = wire(outbox_size=1)
     fill(websocket)
-    Scripted(websocket, sendmsg=lambda buffers: sum(len(buffer) for buffer in buffers))
+    Scripted(websocket, sendmsg=takes_all)
     websocket.send("goes directly again")
     assert not websocket.closed
 
@@ -134,6 +138,23 @@ def test_trying_once_more_may_find_that_the_peer_has_gone(engine, wire):
     websocket, _peer = wire(outbox_size=1)
     fill(websocket)
     Scripted(websocket, sendmsg=raises(ConnectionResetError()))
+    websocket.send("into the void")
+    assert websocket.state is State.CLOSED and websocket.close_code == 1006
+
+
+def test_what_goes_directly_again_may_find_no_room_at_once(engine, wire):
+    websocket, _peer = wire(outbox_size=1)
+    fill(websocket)
+    Scripted(websocket, sendmsg=takes_all, send=raises(BlockingIOError()))
+    websocket.send("waits in an outbox of its own")
+    assert not websocket.closed
+    assert websocket.buffered == len("waits in an outbox of its own") + 2
+
+
+def test_what_goes_directly_again_may_find_that_the_peer_has_gone(engine, wire):
+    websocket, _peer = wire(outbox_size=1)
+    fill(websocket)
+    Scripted(websocket, sendmsg=takes_all, send=raises(ConnectionResetError()))
     websocket.send("into the void")
     assert websocket.state is State.CLOSED and websocket.close_code == 1006
 

@@ -17,6 +17,7 @@ def test_the_defaults_are_these():
     assert (DEFAULTS.header_timeout, DEFAULTS.keepalive_timeout) == (10.0, 60.0)
     assert (DEFAULTS.socket_timeout, DEFAULTS.graceful_timeout) == (60.0, 30.0)
     assert DEFAULTS.access_log is True
+    assert (DEFAULTS.trusted_proxy, DEFAULTS.trusted_proxy_header) == ((), "X-Forwarded-For")
 
 
 def test_every_setting_has_a_reason_and_a_place():
@@ -42,6 +43,8 @@ def test_every_setting_has_a_reason_and_a_place():
         ("max_header_size", "64", 64),
         ("graceful_timeout", "0", 0.0),
         ("access_log", "false", False),
+        ("trusted_proxy", "127.0.0.1 unix", ("127.0.0.1", "unix")),
+        ("trusted_proxy_header", "Forwarded", "Forwarded"),
     ],
 )
 def test_a_good_value_is_read(name, text, value):
@@ -65,6 +68,8 @@ def test_a_good_value_is_read(name, text, value):
         ("max_header_size", "10"),
         ("graceful_timeout", "-1"),
         ("access_log", "maybe"),
+        ("trusted_proxy", "localhost"),
+        ("trusted_proxy_header", "X-Client"),
     ],
 )
 def test_a_bad_value_is_a_configuration_error_that_names_it(name, text):

@@ -1,3 +1,5 @@
+from resource import RLIM_INFINITY
+
 import pytest
 from pyramid.exceptions import ConfigurationError
 
@@ -11,13 +13,17 @@ from stargate.settings import (
     one_of,
     read,
     read_application,
+    spare_descriptors,
     words,
 )
 
 DEFAULTS = {
     "allowed_origins": (),
+    "max_connections": spare_descriptors(),
+    "max_connections_per_address": 0,
     "max_message_size": 1_048_576,
     "max_fragments": 16_384,
+    "max_message_rate": 0,
     "compression": "off",
     "inbox_length": 64,
     "outbox_size": 4_194_304,
@@ -27,6 +33,7 @@ DEFAULTS = {
     "outbox_progress_timeout": 10.0,
     "max_send_size": 1_048_576,
     "close_timeout": 10.0,
+    "drain_period": 0.0,
     "ping_interval": 20.0,
     "ping_timeout": 20.0,
     "backplane": "memory",
@@ -48,8 +55,13 @@ def test_every_setting_has_a_reason():
         ("allowed_origins", "https://a.com\n http://b.com", ("https://a.com", "http://b.com")),
         ("allowed_origins", ["https://a.com"], ("https://a.com",)),
         ("allowed_origins", "", ()),
+        ("max_connections", "0", 0),
+        ("max_connections", "5", 5),
+        ("max_connections_per_address", "5", 5),
         ("max_message_size", "1", 1),
         ("max_message_size", 2048, 2048),
+        ("max_message_rate", "0", 0),
+        ("max_message_rate", "100", 100),
         ("compression", "deflate", "deflate"),
         ("compression", "off", "off"),
         ("inbox_length", " 8 ", 8),
@@ -74,10 +86,14 @@ def test_a_good_value_is_read(name, text, value):
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
+        ("max_connections", "-1", "at least 0"),
+        ("max_connections_per_address", "many", "a whole number"),
         ("max_message_size", "0", "at least 1"),
         ("max_message_size", "1 MB", "a whole number"),
         ("max_message_size", "", "a whole number"),
         ("max_message_size", None, "a whole number"),
+        ("max_message_rate", "-1", "at least 0"),
+        ("max_message_rate", "0.5", "a whole number"),
         ("compression", "on", "'off' or 'deflate'"),
         ("compression", True, "'off' or 'deflate'"),
         ("inbox_length", "0", "at least 1"),
@@ -102,6 +118,14 @@ def test_a_bad_value_names_the_setting_the_value_and_why(name, text, why):
 def test_a_list_that_is_none_is_a_configuration_error():
     with pytest.raises(ConfigurationError, match="stargate.allowed_origins = 5"):
         read_application({"stargate.allowed_origins": 5})
+
+
+@pytest.mark.parametrize(
+    ("soft", "most"), [(1024, 896), (20_000, 17_500), (1, 1), (RLIM_INFINITY, 0)]
+)
+def test_seven_eighths_of_the_descriptors_are_for_websockets(monkeypatch, soft, most):
+    monkeypatch.setattr("stargate.settings.getrlimit", lambda _kind: (soft, soft))
+    assert read_application({})["max_connections"] == most
 
 
 def test_settings_of_others_are_left_alone():
@@ -135,11 +159,11 @@ def test_an_unknown_setting_like_none_has_no_hint():
 
 def test_the_limits_of_a_connection_are_a_part_of_the_settings():
     found = limits(read_application({"stargate.inbox_length": "3"}))
-    assert found == Limits(inbox_length=3)
+    assert found == Limits(inbox_length=3, max_connections=spare_descriptors())
 
 
 def test_limits_have_the_defaults_of_the_table():
-    assert limits(read_application({})) == Limits()
+    assert limits(read_application({})) == Limits(max_connections=spare_descriptors())
 
 
 def test_a_table_is_read_with_any_prefix_or_none():

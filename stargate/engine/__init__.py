@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: as it comes has its request's input.
 TAKE_OVER, STOCK_INPUT = "stargate.take_over", "eventlet.input"
 
+#: Where our own server puts what tells whether it is about to end.
+STOPPING = "stargate.stopping"
+
 
 @dataclass(frozen=True)
 class TakenOver:
@@ -28,8 +31,9 @@ class TakenOver:
     socket: Any
     #: What the server had read beyond the request.
     early: bytes
-    #: What the WSGI application returns: called with the connection when all else is done.
-    leave: Callable[[Connection], list[bytes]]
+    #: What the WSGI application returns: called with the connection, where it came to one, when all
+    #: else is done.
+    leave: Callable[[Connection | None], list[bytes]]
 
 
 def has_socket(environ: dict[str, Any]) -> bool:
@@ -58,6 +62,12 @@ def refuse(environ: dict[str, Any]) -> bool:
 
     refuse_stock(environ)
     return True
+
+
+def stopping(environ: dict[str, Any]) -> bool:
+    """Whether the server that made ``environ`` is about to end: nothing new should be opened."""
+    asked: Callable[[], bool] | None = environ.get(STOPPING)
+    return asked is not None and asked()
 
 
 def engine_made() -> bool:

@@ -6,6 +6,7 @@ greenlet for each connection that has not said anything.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,10 +14,14 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from stargate.engine import current_engine
-from stargate.engine.hub import READ, hubs, socket
+from stargate.engine import STOPPING, current_engine
+from stargate.engine.hub import READ, WRITE, hubs, socket
 from stargate.engine.quiet import eventlet
+from stargate.engine.spare import EXHAUSTED, UNAVAILABLE, Spare
+from stargate.engine.tls import TlsSocket
 from stargate.engine.wsgi import HttpProtocol, Log
+from stargate.proxies import trusted
+from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
     from stargate.server import ServerSettings
@@ -34,25 +39,55 @@ SWEEP_SECONDS = 1.0
 #: Connections accepted in one turn of the hub.
 ACCEPTED_AT_ONCE = 64
 
-#: Seconds without accepting after the process ran out of descriptors.
+#: Errors of ``accept`` that are those of one connection, which has gone.
+PASSING = frozenset(
+    (
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+    )
+)
+
+#: Seconds without accepting when a connection can not even be refused.
 ACCEPT_PAUSE = 1.0
+
+#: What an environ says of a connection with TLS.
+SECURE = {"wsgi.url_scheme": "https", "HTTPS": "on"}
 
 
 class HttpServer:
-    """Accepts connections on listening sockets and serves an application on them."""
+    """Accepts connections on listening sockets and serves an application on them.
+
+    With ``tls``, a context, every connection begins with a TLS handshake.
+    """
 
     def __init__(
-        self, application: Callable[..., Any], listening: list[Any], settings: ServerSettings
+        self,
+        application: Callable[..., Any],
+        listening: list[Any],
+        settings: ServerSettings,
+        tls: Any = None,
     ) -> None:
         self.engine = current_engine()
         self._listening = listening
+        self._tls = tls
         self._open: set[_Conversation] = set()
-        #: Those that have not said a word, and until when they may be silent.
+        #: Those that have not said a word, and until when they may be silent; before that, those
+        #: in their TLS handshake, and until when that may last. The oldest come first.
         self._silent: dict[_Conversation, float] = {}
-        self._silence = settings.keepalive_timeout
+        self._shaking: dict[_Conversation, float] = {}
+        self._silence, self._patience = settings.keepalive_timeout, settings.header_timeout
         self._sweeping = False
         self._limit = settings.connection_limit
         self._accepting = False
+        self._stopping = False
+        self._spare = Spare(self.engine, UNAVAILABLE if tls is None else b"")
         self._servers = {}
         for sock in listening:
             server = wsgi.Server(
@@ -60,6 +95,7 @@ class HttpServer:
                 sock.getsockname(),
                 application,
                 log=Log(),
+                environ={STOPPING: self.is_stopping, **(SECURE if tls is not None else {})},
                 protocol=HttpProtocol,
                 keepalive=settings.keepalive_timeout,
                 url_length_limit=settings.max_request_line,
@@ -67,6 +103,7 @@ class HttpServer:
                 debug=False,
             )
             server.settings = settings
+            server.proxies = trusted(settings.trusted_proxy, settings.trusted_proxy_header)
             server.log_output = settings.access_log
             self._servers[sock.fileno()] = server
 
@@ -89,12 +126,18 @@ class HttpServer:
             for sock in self._listening:
                 self.engine.unwatch(sock.fileno())
 
+    def is_stopping(self) -> bool:
+        """Whether it is ending: requests are answered still, but nothing new is to be opened."""
+        return self._stopping
+
     def stop(self) -> None:
         """Accept no more, close the listening sockets, and idle connections with them."""
+        self._stopping = True
         self.pause()
         for sock in self._listening:
             sock.close()
         self._listening = []
+        self._spare.close()
         for conversation in list(self._open):
             conversation.stop()
 
@@ -113,32 +156,74 @@ class HttpServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                # Out of descriptors or memory: leave those that wait to the kernel for a moment.
-                self.engine.spawn(log.error, "accept failed, pausing for a second: %s", error)
-                self.pause()
-                self.engine.call_later(ACCEPT_PAUSE, self.start)
-                return
+                if error.errno not in PASSING and not self._refuse(sock, error):
+                    return
+                continue
+            self._admit(accepted, address, self._servers[sock.fileno()])
+
+    def _refuse(self, sock: Any, error: OSError) -> bool:
+        """Refuse a connection for want of descriptors or memory; false to leave it at that."""
+        try:
+            if error.errno not in EXHAUSTED:
+                raise error
+            self._spare.refuse(sock, error)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.engine.spawn(log.error, "accept failed, pausing for a second: %s", error)
+            self.pause()
+            self.engine.call_later(ACCEPT_PAUSE, self.start)
+            return False
+        return True
+
+    def _admit(self, accepted: Any, address: Any, server: Any) -> None:
+        """Wait for the first words of a connection; where there is no room for it, close it."""
+        fd = accepted.fileno()
+        try:
             accepted.setblocking(False)
-            conversation = _Conversation(self, accepted, address, self._servers[sock.fileno()])
-            self._open.add(conversation)
-            self._silent[conversation] = monotonic() + self._silence
-            self.engine.watch(accepted.fileno(), READ, conversation.begin)
-            if not self._sweeping:
-                self._sweeping = True
-                self.engine.call_later(SWEEP_SECONDS, self._sweep)
+            if self._tls is None:
+                conversation = _Conversation(self, accepted, address, server)
+                waiting, time = self._silent, self._silence
+            else:
+                secure = TlsSocket(accepted, self._tls)
+                conversation = _TlsConversation(self, secure, address, server)
+                waiting, time = self._shaking, self._patience
+            self.engine.watch(fd, READ, conversation.begin)
+        except (OSError, MemoryError) as error:
+            accepted.close()
+            count_refusal(self.engine.refusals, "memory")
+            self.engine.spawn(log.error, "no room for a connection from %s: %r", address, error)
+            return
+        self._open.add(conversation)
+        waiting[conversation] = monotonic() + time
+        if not self._sweeping:
+            self._sweeping = True
+            self.engine.call_later(SWEEP_SECONDS, self._sweep)
+
+    def shaken(self, conversation: _Conversation) -> None:
+        """``conversation`` has TLS: from here on it may be silent for as long as any."""
+        self._shaking.pop(conversation, None)
+        self._silent[conversation] = monotonic() + self._silence
+
+    def unfit(self, address: Any, why: object) -> None:
+        """A peer at ``address`` does not speak TLS as it should."""
+        count_refusal(self.engine.refusals, "tls")
+        self.engine.spawn(log.info, "%s refused: TLS: %s", address, why)
 
     def spoken(self, conversation: _Conversation) -> None:
         """``conversation`` has begun, or will never: it is not waited for any more."""
         self._silent.pop(conversation, None)
+        self._shaking.pop(conversation, None)
 
     def _sweep(self) -> None:
         """End the connections that have said nothing for too long; the oldest come first."""
         now = monotonic()
-        for conversation, end in list(self._silent.items()):
-            if end > now:
-                break
-            conversation.stop()
-        self._sweeping = bool(self._silent)
+        for waiting in (self._silent, self._shaking):
+            for conversation, end in list(waiting.items()):
+                if end > now:
+                    break
+                conversation.expire()
+        self._sweeping = bool(self._silent or self._shaking)
         if self._sweeping:
             self.engine.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -165,17 +250,21 @@ class _Conversation:
             data = self._sock.recv(FIRST_READ)
         except BlockingIOError:
             return
-        except OSError:
+        except (OSError, MemoryError):
             data = b""
-        self._home.spoken(self)
-        self._home.engine.unwatch(self._sock.fileno())
+        self._unwatch()
         if not data:
             self._close()
             return
-        hubs.notify_opened(self._sock.fileno())
-        green = self._state[1] = eventlet.greenio.GreenSocket(self._sock, set_nonblocking=False)
-        green.settimeout(self._server.socket_timeout)
-        self._home.engine.lend(self._run, green, data)
+        try:
+            hubs.notify_opened(self._sock.fileno())
+            green = eventlet.greenio.GreenSocket(self._sock, set_nonblocking=False)
+            green.settimeout(self._server.socket_timeout)
+            self._state[1:] = green, wsgi.STATE_REQUEST
+            self._home.engine.lend(self._run, green, data)
+        except MemoryError:
+            self._close()
+            raise
 
     def _run(self, green: Any, data: bytes) -> None:
         released = False
@@ -192,16 +281,25 @@ class _Conversation:
                 green.close()
             self._home.ended(self)
 
+    def _unwatch(self) -> None:
+        self._home.spoken(self)
+        self._home.engine.unwatch(self._sock.fileno())
+
     def _close(self) -> None:
+        self._unwatch()
         self._sock.close()
         self._home.ended(self)
+
+    def expire(self) -> None:
+        """It has said nothing for too long."""
+        self._close()
 
     def stop(self) -> None:
         """Serve no request after the one that is being served, if any."""
         if self._state[1] is None:
-            self._home.spoken(self)
-            self._home.engine.unwatch(self._sock.fileno())
-            self._close()
+            self.begin(0)  # What has come in this very moment is served.
+            if self._state[1] is None and self._sock.fileno() >= 0:
+                self._close()
             return
         idle = self._state[2] == wsgi.STATE_IDLE
         self._state[2] = wsgi.STATE_CLOSE
@@ -212,3 +310,41 @@ class _Conversation:
         """Shut the connection, whatever it is doing."""
         with suppress(OSError):  # Gone already, or handed over.
             self._state[1].shutdown(socket.SHUT_RDWR)
+
+
+class _TlsConversation(_Conversation):
+    """One that begins with a handshake, which holds no greenlet either."""
+
+    __slots__ = ("_events", "_shaken")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._events, self._shaken = READ, False
+
+    def begin(self, events: int) -> None:
+        """The handshake goes on; behind it, the first bytes of a request have come."""
+        if self._shaken or self._shake():
+            super().begin(events)
+
+    def _shake(self) -> bool:
+        sock = self._sock
+        try:
+            self._shaken = sock.shake_hands()
+        except (OSError, MemoryError) as error:
+            if sock.heard:
+                self._home.unfit(self._state[0], error)
+            self._close()
+            return False
+        if self._shaken:
+            self._home.shaken(self)
+        events = READ | WRITE if sock.waits and not self._shaken else READ
+        if events != self._events:
+            self._home.engine.rewatch(sock.fileno(), events)
+            self._events = events
+        return self._shaken
+
+    def expire(self) -> None:
+        """It has taken too long, for the handshake or behind it."""
+        if not self._shaken:
+            self._home.unfit(self._state[0], "no handshake in time")
+        self._close()

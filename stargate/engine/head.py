@@ -1,7 +1,8 @@
 """The head of a request taken apart in one go, where nothing about it is odd; no I/O.
 
 Odd is a head that is not all there, too long, folded, with a body or an unusual byte in it: what is
-left to eventlet and the standard library, which know every case and take their time.
+left to eventlet and the standard library, line by line. They take what means one thing to them and
+another to a proxy in front; what that may not be is judged here as well (RFC 9112).
 """
 
 from __future__ import annotations
@@ -20,6 +21,34 @@ MOST_HEADERS = 99
 
 #: What comes with one of these is a body, or asks for an answer before one.
 _BODY = frozenset(("HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"))
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+
+#: What a request can begin with; an empty line before it is passed over (section 2.2).
+_BEGINNING = re.compile(_TOKEN + rb"|[\r\n]").match
+
+#: Method, target and version, with one space between (section 3).
+_LINE = re.compile(_TOKEN + rb"+ [^\x00-\x20\x7f]+ HTTP/[0-9]\.[0-9]\r?\n").fullmatch
+
+#: A header's name, with no space behind it, and its value (section 5).
+_FIELD = re.compile(_TOKEN + rb"+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n").fullmatch
+
+#: What a proxy is asked for (section 3.2.2).
+_ABSOLUTE = re.compile(r"https?://([^/?#@]+)([/?#].*)?", re.IGNORECASE).fullmatch
+
+#: No body is longer than this many digits say.
+_LENGTH = re.compile(r"[0-9]{1,18}").fullmatch
+
+#: Header lines that end a head.
+END_OF_HEAD = (b"\r\n", b"\n")
+
+
+class Malformed(Exception):
+    """A request that cannot be served, the status to refuse it with, and why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status, self.reason = status, reason
+        super().__init__(f"{status} {reason}")
 
 
 class Head(NamedTuple):
@@ -98,3 +127,47 @@ def environ_key(name: str) -> str | None:
 def host_and_port(address: Any) -> tuple[str, str]:
     """The first two parts of a socket's address; a UNIX socket is said to be ``unix``."""
     return (address[0], str(address[1])) if isinstance(address, tuple) else ("unix", "")
+
+
+def check_beginning(data: bytes) -> None:
+    """Raise ``Malformed`` where no request begins like ``data``: its line may never end."""
+    if not _BEGINNING(data):
+        tls = data.startswith(b"\x16")
+        raise Malformed(400, "HTTP is spoken here, not TLS" if tls else "this is not HTTP")
+
+
+def check_line(line: bytes) -> None:
+    """Raise ``Malformed`` for what is no method, target and version."""
+    if not _LINE(line):
+        raise Malformed(400, "the request line is no method, target and version of HTTP")
+
+
+def check_field(line: bytes) -> None:
+    """Raise ``Malformed`` for a line that is no header: those behind it would not be seen."""
+    if not line.endswith(b"\n"):
+        raise Malformed(400, "the headers do not end")
+    if not _FIELD(line) and line not in END_OF_HEAD:
+        what = "a header in two lines" if line[:1] in b" \t" else "no header"
+        raise Malformed(400, f"{what}: {line[:80]!r}")
+
+
+def check_body(version: str, lengths: list[str], codings: list[str]) -> None:
+    """Raise ``Malformed`` where it is not plain how long a body is (section 6.3)."""
+    if codings and (lengths or version == "HTTP/1.0"):
+        raise Malformed(400, "Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
+    if codings and [each.strip().lower() for each in codings] != ["chunked"]:
+        raise Malformed(501, "chunked is the only Transfer-Encoding that is understood here")
+    if len(lengths) > 1 or not all(_LENGTH(each.strip()) for each in lengths):
+        raise Malformed(400, "one Content-Length is allowed, of digits alone")
+
+
+def split_target(method: str, target: str) -> tuple[str, str | None]:
+    """Path and query of ``target``, and the host where it names one; raises ``Malformed``."""
+    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+        return target, None
+    found = _ABSOLUTE(target)
+    if found is None:
+        raise Malformed(400, f"{target[:80]!r} is no path")
+    host, rest = found.groups("")
+    # One slash alone, as the standard library has it of a path: what redirects to it stays here.
+    return "/" + rest.lstrip("/"), host

@@ -47,6 +47,9 @@ CALLS_A_TURN, CALL_BYTES_A_TURN = 256, 262_144
 #: Greenlets that are kept for the next piece of work when they have nothing to do.
 IDLE_GREENLETS = 32
 
+#: Seconds until work is tried again for which there was no memory.
+NO_ROOM_SECONDS = 0.1
+
 _engines = threading.local()
 
 
@@ -136,8 +139,8 @@ class Engine:
 
     def watch(self, fd: int, events: int, ready: Callable[[int], object]) -> None:
         """Call ``ready(events)`` on the hub whenever ``fd`` is ready; broken is always told."""
+        self._epoll.register(fd, events)  # First: the machine may have no room for it.
         self._watchers[fd] = ready
-        self._epoll.register(fd, events)
 
     def rewatch(self, fd: int, events: int) -> None:
         """Change the events that a watched descriptor is watched for."""
@@ -214,7 +217,12 @@ class Engine:
         """Have all the work done that there is; a greenlet that comes to wait is left to wait."""
         work, idle, hub = self._work, self._idle, self._hub.greenlet
         while work:
-            worker = idle.pop() if idle else greenlets.greenlet(self._be_lent, parent=hub)
+            try:
+                worker = idle.pop() if idle else greenlets.greenlet(self._be_lent, parent=hub)
+            except MemoryError:
+                # It must not get out: eventlet would stop watching every socket of ours.
+                self.call_later(NO_ROOM_SECONDS, self._lend_out)
+                return
             try:
                 worker.switch()
             except (KeyboardInterrupt, SystemExit):

@@ -49,10 +49,12 @@ def read_ahead(rfile: Any, green: Any) -> bytes:
         green.settimeout(timeout)
 
 
-def _stay(connection: Connection) -> list[bytes]:
+def _stay(connection: Connection | None) -> list[bytes]:
     """Keep the WSGI call, and so the server's socket, until the WebSocket is closed."""
     engine = current_engine()
-    if connection.when_disposed(engine.call_soon, engine.resume, engine.greenlet):
+    if connection is not None and connection.when_disposed(
+        engine.call_soon, engine.resume, engine.greenlet
+    ):
         engine.park()
     wsgi.WSGI_LOCAL.already_handled = True
     return []

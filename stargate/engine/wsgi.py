@@ -12,10 +12,23 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver
-from stargate.engine.head import Head, host_and_port, read_head
+from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver, current_engine, stopping
+from stargate.engine.head import (
+    END_OF_HEAD,
+    Head,
+    Malformed,
+    check_beginning,
+    check_body,
+    check_field,
+    check_line,
+    host_and_port,
+    read_head,
+    split_target,
+)
 from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
+from stargate.engine.tls import TlsSocket
+from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
     from stargate.connection import Connection
@@ -28,8 +41,22 @@ access_log = logging.getLogger("stargate.access")
 #: How long, and for how many reads, a refused peer is listened to before its connection is closed.
 LINGER_SECONDS, LINGER_READS = 2.0, 64
 
-#: What a write to somebody who has left ends in.
-GONE = ("BrokenPipeError", "ConnectionResetError", "ConnectionAbortedError")
+#: Bytes of a line in a body that comes in chunks: what is longer is no chunk's head.
+MOST_OF_LINE = 4096
+
+#: Bytes of requests and bodies that one peer may have read before all others have a turn.
+READ_AT_ONCE = 65_536
+
+#: What a request is counted as that was refused before it reached the application; else malformed.
+CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 505: "version"}
+
+#: What reading from and writing to somebody who has left ends in.
+GONE = (
+    "BrokenPipeError",
+    "ConnectionResetError",
+    "ConnectionAbortedError",
+    "webob.request.DisconnectionError",
+)
 
 _EventletProtocol: Any = wsgi.HttpProtocol
 
@@ -43,6 +70,9 @@ class HttpProtocol(_EventletProtocol):
     #: The peer may still be sending what nobody will read: a plain close would reset the
     #: connection, and our answer with it.
     refused = False
+
+    #: The method of the request, once its line has been read.
+    command: str | None = None
 
     #: Runs from the first byte of a request to the end of its headers.
     deadline: Any = None
@@ -58,7 +88,7 @@ class HttpProtocol(_EventletProtocol):
         self.connection = self.request
         data = self.__dict__.pop("_data")
         self._incoming = _Stream(self.connection, data)
-        self.rfile: Any = io.BufferedReader(self._incoming)
+        self.rfile: Any = _Reader(self._incoming)
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
         self.head = read_head(data, settings.max_request_line, settings.max_header_size)
@@ -84,34 +114,71 @@ class HttpProtocol(_EventletProtocol):
 
     def _read_request_line(self) -> bytes:
         settings = self.server.settings
+        if self.command is not None:
+            self.command = None
+            eventlet.sleep(0)  # The next request may be here already: everybody else first.
         line = b""
         try:
             self.connection.settimeout(settings.keepalive_timeout)
-            if self.rfile.peek(1):
+            data = self.rfile.peek(1)
+            if data:
+                self.conn_state[2] = wsgi.STATE_REQUEST
                 # From the first byte on, line and headers as a whole have a deadline: a byte now
                 # and then must not hold a place for ever.
                 self.deadline = eventlet.Timeout(settings.header_timeout)
-                line = bytes(super()._read_request_line())
+                line = self._whole_line(data)
         except OSError:
             pass  # Silent for too long, or gone.
         except eventlet.Timeout:
-            self.send_error(HTTPStatus.REQUEST_TIMEOUT)
+            self._refuse_slow()
+        except Malformed as error:
+            self.send_error(error.status, error.reason)
         if not line:
             self._lift_deadline()
             self.close_connection = True
         return line
 
+    def _whole_line(self, data: bytes) -> bytes:
+        check_beginning(data)
+        line = bytes(super()._read_request_line())
+        if line in END_OF_HEAD:
+            # Some say one more than their last body has (RFC 9112, section 2.2).
+            line = bytes(super()._read_request_line())
+        most = self.server.settings.max_request_line
+        if len(line) >= most:
+            raise Malformed(414, f"the request line is longer than {most} bytes")
+        return line
+
     def parse_request(self) -> bool:
-        self.rfile = _Headers(self.rfile.fp, self.server.settings.max_header_size)
+        most = self.server.settings.max_header_size
+        self.rfile = _Headers(self.rfile.fp, most)
         try:
-            return bool(super().parse_request())
+            check_line(self.raw_requestline)
+            if super().parse_request():
+                self._check_head(self.headers)
+                return True
         except (eventlet.Timeout, TimeoutError):
-            self.send_error(HTTPStatus.REQUEST_TIMEOUT)
-        except _HeadersTooLarge:
-            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            self._refuse_slow()
+        except OSError as error:
+            log.info("%s has gone in the middle of a request: %s", self.client_address, error)
+            self.close_connection = True
+        except Malformed as error:
+            self.send_error(error.status, error.reason)
         finally:
             self._lift_deadline()
         return False
+
+    def _check_head(self, headers: Any) -> None:
+        lengths = headers.get_all("Content-Length", [])
+        check_body(self.request_version, lengths, headers.get_all("Transfer-Encoding", []))
+        self.path, host = split_target(self.command or "", self.path)
+        if host is not None and len(headers.get_all("Host", [])) == 1:
+            # It is needed, and counts for nothing then (RFC 9112, sections 3.2 and 3.2.2).
+            headers.replace_header("Host", host)
+
+    def _refuse_slow(self) -> None:
+        seconds = self.server.settings.header_timeout
+        self.send_error(408, f"the request line and headers took longer than {seconds:g} s")
 
     def _lift_deadline(self) -> None:
         if self.deadline is not None:
@@ -119,11 +186,23 @@ class HttpProtocol(_EventletProtocol):
             self.deadline = None
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request that never reached the application: the status alone, and close."""
+        """Refuse a request that never reached the application: say why, count it, and close."""
         status = HTTPStatus(code)
-        log.info("%s refused: %d %s", self.client_address, code, message or status.phrase)
-        head = f"HTTP/1.1 {code} {status.phrase}", "Connection: close", "Content-Length: 0", "", ""
+        why = explain or message or status.description
+        log.info("%s refused: %d %s", self.client_address, code, why)
+        count_refusal(current_engine().refusals, CAUSES.get(code, "malformed"))
+        text = f"{code} {status.phrase}\n\n{why}\n".encode()
+        head = (
+            f"HTTP/1.1 {code} {status.phrase}",
+            "Connection: close",
+            "Content-Type: text/plain; charset=UTF-8",
+            f"Content-Length: {len(text)}",
+            "",
+            "",
+        )
         self.wfile.write("\r\n".join(head).encode())
+        if self.command != "HEAD":
+            self.wfile.write(text)
         self.close_connection = self.refused = True
 
     def get_environ(self) -> dict[str, Any]:
@@ -135,6 +214,13 @@ class HttpProtocol(_EventletProtocol):
             # Whatever the application answers: after a failed upgrade no peer can be sure what the
             # bytes that follow mean.
             self.close_connection = self.refused = True
+        if stopping(environ):
+            self.close_connection = True
+        if self.server.proxies:
+            client = self.server.proxies.client(environ["REMOTE_ADDR"], environ)
+            if client != environ["REMOTE_ADDR"]:
+                environ["REMOTE_ADDR"] = client
+                environ.pop("REMOTE_PORT", None)  # The proxy's own.
         return environ
 
     def _environ(self, head: Head) -> dict[str, Any]:
@@ -156,10 +242,12 @@ class HttpProtocol(_EventletProtocol):
 
     def _take_over(self) -> TakenOver:
         self._incoming.leave_socket()
-        early = self.rfile.read() or b""
+        early, sock = self.rfile.read() or b"", self.connection.fd
+        if isinstance(sock, TlsSocket):
+            early += sock.take_ready()
         self.released = True
         self.connection.close = _leave_open  # Or it would close the socket when it is collected.
-        return TakenOver(self.connection.fd, early, _leave)
+        return TakenOver(sock, early, _leave)
 
     def finish(self) -> None:
         self._lift_deadline()
@@ -186,6 +274,8 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, sock: Any, ahead: bytes) -> None:
         self._sock, self._ahead = sock, ahead
+        #: Bytes read since everybody else had a turn: eventlet gives way when nothing is there.
+        self._taken = 0
 
     def readable(self) -> bool:
         return True
@@ -200,13 +290,28 @@ class _Stream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         ahead = self._ahead
         if not ahead:
-            return None if self._sock is None else int(self._sock.recv_into(buffer))
+            return None if self._sock is None else self._read(buffer)
         size = min(len(ahead), len(buffer))
         buffer[:size], self._ahead = ahead[:size], ahead[size:]
         return size
 
+    def _read(self, buffer: Any) -> int:
+        if self._taken >= READ_AT_ONCE:
+            self._taken = 0
+            eventlet.sleep(0)
+        size = int(self._sock.recv_into(buffer))
+        self._taken += size
+        return size
+
     def write(self, buffer: Any) -> int:
         return int(self._sock.send(buffer))
+
+
+class _Reader(io.BufferedReader):
+    """A reader whose lines end: of a chunk's head, eventlet asks for all that comes."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return super().readline(MOST_OF_LINE if size is None or size < 0 else size)
 
 
 class Log:
@@ -222,7 +327,7 @@ class Log:
         else:
             access_log.info(text, *args)
 
-    error = staticmethod(log.error)
+    error = staticmethod(log.info)  # Of bodies that are wrong or end too soon: the peer's doing.
     debug = staticmethod(log.debug)
 
 
@@ -230,24 +335,21 @@ def _leave_open() -> None:
     pass
 
 
-def _leave(_connection: Connection) -> list[bytes]:
+def _leave(_connection: Connection | None) -> list[bytes]:
     wsgi.WSGI_LOCAL.already_handled = True
     return []
 
 
-class _HeadersTooLarge(Exception):
-    pass
-
-
 class _Headers:
-    """A request's headers as a file that ends with an error past ``limit`` bytes."""
+    """A request's headers as a file; ``Malformed`` for what is none, or past ``limit`` bytes."""
 
     def __init__(self, file: Any, limit: int) -> None:
-        self._file, self._left = file, limit
+        self._file, self._left, self._limit = file, limit, limit
 
     def readline(self, _size: int = -1) -> bytes:
         line: bytes = self._file.readline(self._left + 1)
         self._left -= len(line)
         if self._left < 0:
-            raise _HeadersTooLarge
+            raise Malformed(431, f"the headers are longer than {self._limit} bytes")
+        check_field(line)
         return line

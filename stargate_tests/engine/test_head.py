@@ -2,7 +2,17 @@
 
 import pytest
 
-from stargate.engine.head import environ_key, host_and_port, read_head
+from stargate.engine.head import (
+    Malformed,
+    check_beginning,
+    check_body,
+    check_field,
+    check_line,
+    environ_key,
+    host_and_port,
+    read_head,
+    split_target,
+)
 
 HANDSHAKE = (
     b"GET /jobs/d%C3%A4mo?since=4 HTTP/1.1\r\nHost: localhost:6543\r\nUpgrade: websocket\r\n"
@@ -110,3 +120,152 @@ def test_a_key_is_one_string_for_all_requests():
 def test_an_address_is_host_and_port():
     assert host_and_port(("::1", 6543, 0, 0)) == ("::1", "6543")
     assert host_and_port("/run/stargate.sock") == ("unix", "")
+
+
+# What is read with more care, and may still be refused: RFC 9112.
+
+
+def why(check, *args):
+    """Status and reason of the refusal; ``None`` for what may be served."""
+    try:
+        check(*args)
+    except Malformed as malformed:
+        return malformed.status, malformed.reason
+    return None
+
+
+@pytest.mark.parametrize("data", [b"GET", b"g", b"!", b"\r\n", b"\n"])
+def test_a_request_begins_with_a_token_or_behind_an_empty_line(data):
+    assert why(check_beginning, data) is None
+
+
+@pytest.mark.parametrize("data", [b" GET", b"\x00", b"\x80", b"\xff", b"(", b"/", b"\x7f", b"\t"])
+def test_what_begins_in_another_way_is_no_request(data):
+    assert why(check_beginning, data) == (400, "this is not HTTP")
+
+
+def test_who_speaks_tls_to_a_plain_port_is_told_so():
+    assert why(check_beginning, b"\x16\x03\x01") == (400, "HTTP is spoken here, not TLS")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\n",
+        b"M-SEARCH * HTTP/1.0\r\n",
+        b"a \xe9\xff HTTP/9.9\n",
+    ],
+)
+def test_a_request_line_is_method_target_and_version(line):
+    assert why(check_line, line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"\r\n", b"GET / HTTP/1.1", b"GET /\r\n", b"GET / HTTP/1.1 \r\n", b"GET / HTTP/1.1\r\r\n",
+     b"GET  / HTTP/1.1\r\n", b"GET\t/\tHTTP/1.1\r\n", b"GET / b HTTP/1.1\r\n",
+     b"G@T / HTTP/1.1\r\n", b"GET /\x00 HTTP/1.1\r\n", b"GET /\x7f HTTP/1.1\r\n",
+     b"GET / HTTP/1.10\r\n",
+     b"GET / HTTP/11\r\n", b"GET / http/1.1\r\n", b" / HTTP/1.1\r\n", b"GET  HTTP/1.1\r\n"],
+)  # fmt: skip
+def test_any_other_line_is_refused(line):
+    assert why(check_line, line) == (
+        400, "the request line is no method, target and version of HTTP"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"A:\r\n", b"A: b\r\n", b"A: b\n", b"a-b_c!:\t\xe9 \xff\t\r\n", b"\r\n", b"\n", b"A::\r\n"],
+)
+def test_a_header_is_a_name_and_a_value(line):
+    assert why(check_field, line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"A\r\n", b": b\r\n", b"A : b\r\n", b"A B: c\r\n", b"\xe9: b\r\n", b"A: b\rc\r\n",
+     b"A: b\x00\r\n", b"A: b\x1b\r\n", b"A: b\x7f\r\n", b"A: b\r\r\n", b"\r\r\n", b'"A": b\r\n'],
+)  # fmt: skip
+def test_a_line_that_is_no_header_would_hide_those_behind_it(line):
+    assert why(check_field, line) == (400, f"no header: {line!r}")
+
+
+@pytest.mark.parametrize("line", [b" b\r\n", b"\tb\r\n", b" \r\n", b" A: b\r\n"])
+def test_a_header_in_two_lines_is_refused(line):
+    assert why(check_field, line) == (400, f"a header in two lines: {line!r}")
+
+
+@pytest.mark.parametrize("line", [b"", b"A: b", b"A", b" "])
+def test_headers_that_do_not_end_are_refused(line):
+    assert why(check_field, line) == (400, "the headers do not end")
+
+
+def test_a_reason_is_short_however_long_the_line():
+    assert len(why(check_field, b"A" * 5000 + b"\n")[1]) < 120
+
+
+@pytest.mark.parametrize(
+    ("lengths", "codings"),
+    [
+        ([], []),
+        (["0"], []),
+        (["9" * 18], []),
+        ([" 4 "], []),
+        ([], ["chunked"]),
+        ([], [" Chunked "]),
+    ],
+)
+def test_a_body_has_one_length_or_comes_in_chunks(lengths, codings):
+    assert why(check_body, "HTTP/1.1", lengths, codings) is None
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [["4", "4"], ["4", "5"], ["4, 4"], [""], ["-1"], ["+1"], ["1_0"], ["0x1"], ["1.0"], ["\xb2"],
+     ["9" * 19]],
+)  # fmt: skip
+def test_a_length_that_two_might_read_in_two_ways_is_refused(lengths):
+    assert why(check_body, "HTTP/1.1", lengths, []) == (
+        400, "one Content-Length is allowed, of digits alone"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "codings",
+    [["gzip"], ["gzip, chunked"], ["chunked", "chunked"], [""], ["xchunked"], ["identity"]],
+)
+def test_another_coding_than_chunked_is_501(codings):
+    status, reason = why(check_body, "HTTP/1.1", [], codings)
+    assert (status, reason) == (
+        501, "chunked is the only Transfer-Encoding that is understood here"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "lengths"), [("HTTP/1.1", ["4"]), ("HTTP/1.0", [])])
+def test_chunks_go_with_no_length_and_no_older_version(version, lengths):
+    assert why(check_body, version, lengths, ["chunked"])[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "path", "host"),
+    [
+        ("GET", "/", "/", None),
+        ("GET", "/a?b", "/a?b", None),
+        ("OPTIONS", "*", "*", None),
+        ("GET", "http://a", "/", "a"),
+        ("GET", "http://a:1/b?c", "/b?c", "a:1"),
+        ("GET", "HTTPS://[::1]:1?c", "/?c", "[::1]:1"),
+        ("GET", "http://a//b", "/b", "a"),
+    ],
+)
+def test_a_target_is_a_path_that_may_have_a_host_before_it(method, target, path, host):
+    assert split_target(method, target) == (path, host)
+
+
+@pytest.mark.parametrize(
+    "target", ["*", "a", "", "a:80", "ftp://a/", "http:///a", "http://me@a/", "http:a", "?a"]
+)
+def test_a_target_that_is_no_path_is_refused(target):
+    assert why(split_target, "GET", target) == (400, f"{target!r} is no path")

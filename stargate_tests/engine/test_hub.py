@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from stargate.engine import current_engine
+from stargate.engine import current_engine, hub
 from stargate.engine.hub import READ, WRITE, Engine
 from stargate_tests.waiting import turn, turn_until, wait_until
 
@@ -95,7 +95,7 @@ def test_an_engine_whose_hub_never_ran_can_be_closed():
 def test_a_fork_gets_an_engine_of_its_own():
     program = """
 import os, sys
-from stargate.engine import current_engine
+from stargate.engine import current_engine, hub
 parent = current_engine()
 pid = os.fork()
 if pid == 0:
@@ -525,6 +525,24 @@ def test_a_lent_greenlet_is_lent_again(engine):
         engine.call_soon(engine.lend, lambda: seen.append(engine.greenlet))
         turn_until(engine, lambda count=count: len(seen) == count)
     assert seen[0] is seen[1] is seen[2]
+
+
+def test_work_for_which_there_is_no_memory_is_done_later(engine, monkeypatch):
+    class Full:
+        def __getattr__(self, name):
+            return getattr(greenlets, name)
+
+        def greenlet(self, *_args, **_options):
+            refused.append(1)
+            monkeypatch.undo()
+            raise MemoryError
+
+    seen, refused, greenlets = [], [], hub.greenlets
+    monkeypatch.setattr(hub, "NO_ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(hub, "greenlets", Full())
+    engine.call_soon(engine.lend, seen.append, "done")
+    turn_until(engine, lambda: seen)
+    assert (seen, refused) == (["done"], [1])
 
 
 @pytest.fixture

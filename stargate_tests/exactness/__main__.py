@@ -1,4 +1,7 @@
-"""``make endurance``: trials one after the other, for as long as is asked; 1 on a fault."""
+"""``make endurance``: trials one after the other, for as long as is asked; 1 on a fault.
+
+Before them each of ``faults.py`` is planted: a checker that overlooks one fails the run as well.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import random
 import sys
 from collections.abc import Sequence
 
+from stargate_tests.exactness.faults import FAULTS
 from stargate_tests.exactness.trial import Dials, line, run
 
 #: Seconds that one trial takes at most.
@@ -23,13 +27,25 @@ def trials(seed: int, seconds: float) -> list[Dials]:
     ]
 
 
+def sees_every_fault(seed: int) -> bool:
+    """Whether the checker finds something wrong with each fault that there is to plant."""
+    overlooked = []
+    for name in FAULTS:
+        verdict = run(Dials(seed=seed, seconds=1.0, fault=name))
+        print(f"planted {name}: {verdict.counts['faults']} faults found", flush=True)
+        if not verdict.faults:
+            overlooked.append(name)
+            print(f"FAULT: {name} was overlooked", file=sys.stderr)
+    return not overlooked
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=90.0)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    failed = False
+    failed = not sees_every_fault(seed)
     for dials in trials(seed, options.seconds):
         print(f"begins: {dials}", flush=True)
         verdict = run(dials)

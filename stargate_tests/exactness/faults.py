@@ -74,7 +74,7 @@ def before_join() -> None:
     last: dict[Any, bytes] = {}
 
     def remember(self, listeners, message, *more):
-        last[listeners.topic.address] = message.frame
+        last[listeners.topic._address] = message.frame
         add(self, listeners, message, *more)
 
     def faulty(self, listener, address, *more):

@@ -50,6 +50,10 @@ class Program:
         self.log = ""
         self.url = None
 
+    def websocket_url(self, path):
+        """As that of a ``LiveServer``."""
+        return "ws" + self.url.removeprefix("http") + path
+
     def expect(self, pattern):
         """Read the log until ``pattern`` is in it; returns the match."""
         seen = 0

@@ -7,7 +7,16 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
 
-from stargate_tests.functional.tree import Node, Talk
+from stargate import WebSocketView
+from stargate_tests.functional.tree import Echo, EchoHandler, Listen, Node, Talk
+
+
+class Deaf(WebSocketView):
+    """Never reads a message, and never ends."""
+
+    def handler(self, websocket):
+        while not websocket.closed:
+            time.sleep(0.05)
 
 
 def thread_locals(context, request):
@@ -56,6 +65,12 @@ def flood(context, request):
     return Response("started")
 
 
+def refusals(context, request):
+    from stargate import gate
+
+    return Response(json_body=dict(gate(request.registry).stats().refusals))
+
+
 def patched(context, request):
     from eventlet.patcher import is_monkey_patched
 
@@ -67,7 +82,11 @@ def main(global_config, **settings):
     with Configurator(root_factory=lambda request: root, settings=settings) as config:
         config.include("stargate")
         config.add_websocket_view(Talk, context=Node)
-        for view in (thread_locals, slow, fail, send, many, flood, patched):
+        config.add_websocket_view(Echo, context=Node, name="echo")
+        config.add_websocket_view(EchoHandler, context=Node, name="handler")
+        config.add_websocket_view(Listen, context=Node, name="listen")
+        config.add_websocket_view(Deaf, context=Node, name="deaf")
+        for view in (thread_locals, slow, fail, send, many, flood, refusals, patched):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
 

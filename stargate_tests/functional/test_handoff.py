@@ -5,8 +5,6 @@ import logging
 import os
 import resource as rlimits
 import socket
-import urllib.error
-import urllib.request
 from contextlib import ExitStack, suppress
 from http.cookies import SimpleCookie
 
@@ -19,14 +17,20 @@ from pyramid.threadlocal import get_current_request
 from sqlalchemy import Column, Integer, String, create_engine
 from sqlalchemy.orm import declarative_base, sessionmaker
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from stargate import WebSocketView, is_websocket
-from stargate_tests import raw
+from stargate_tests import raw, transports
 from stargate_tests.functional.tree import Node, Talk, make_app
+from stargate_tests.transports import connect, get
 from stargate_tests.waiting import wait_until
 
 Base = declarative_base()
+
+
+@pytest.fixture(params=transports.ALL)
+def live_server(live_server, request, tmp_path):
+    """Each of these on TCP, on TLS and on a UNIX socket."""
+    return transports.over(request.param, live_server, tmp_path)
 
 
 class User(Base):
@@ -99,7 +103,7 @@ def test_open_websockets_hold_no_database_connection(live_server, database):
     server = live_server(make_app(configure))
     with ExitStack() as stack:
         for _ in range(20):
-            peer = stack.enter_context(connect(server.websocket_url("/a/@@reading")))
+            peer = stack.enter_context(connect(server, "/a/@@reading"))
             assert peer.recv(timeout=20) == "kay"
         assert database.engine.pool.checkedout() == 0
 
@@ -118,7 +122,7 @@ def test_the_userid_of_a_policy_that_reads_the_database_holds_none(live_server, 
     server = live_server(make_app(configure))
     with ExitStack() as stack:
         for _ in range(20):
-            peer = stack.enter_context(connect(server.websocket_url("/a/@@who")))
+            peer = stack.enter_context(connect(server, "/a/@@who"))
             assert peer.recv(timeout=20) == "kay"
         assert database.engine.pool.checkedout() == 0
 
@@ -148,7 +152,7 @@ def test_the_request_is_over_before_the_view_runs(live_server):
 
     globals()["order_tween"] = tween_factory
     server = live_server(make_app(configure))
-    with connect(server.websocket_url("/a/@@order")) as peer:
+    with connect(server, "/a/@@order") as peer:
         assert peer.recv(timeout=20) == "open"
     assert seen == ["tween left", "finished", "on_open"]
 
@@ -168,7 +172,7 @@ def test_headers_of_the_application_travel_with_the_101(live_server):
         config.add_websocket_view(Remembering, context=Node, name="remember")
 
     server = live_server(make_app(configure))
-    with connect(server.websocket_url("/a/@@remember")) as peer:
+    with connect(server, "/a/@@remember") as peer:
         headers = peer.response.headers
     assert headers["X-Application"] == "hello"
     assert "session" in SimpleCookie(headers["Set-Cookie"])
@@ -179,7 +183,7 @@ def test_headers_of_the_application_travel_with_the_101(live_server):
 def test_one_line_in_the_access_log_says_101(live_server, caplog):
     caplog.set_level(logging.INFO, "stargate.access")
     server = live_server(make_app())
-    with connect(server.websocket_url("/a?x=1")) as peer:
+    with connect(server, "/a?x=1") as peer:
         peer.ping().wait(20)
         lines = [r.getMessage() for r in caplog.records if r.name == "stargate.access"]
     assert len(lines) == 1
@@ -203,7 +207,7 @@ def test_permission_is_refused_with_403_before_the_handshake(live_server):
         config.add_websocket_view(Guarded, context=Node, name="guarded", permission="view")
 
     server = live_server(make_app(configure))
-    with pytest.raises(InvalidStatus) as refused, connect(server.websocket_url("/a/@@guarded")):
+    with pytest.raises(InvalidStatus) as refused, connect(server, "/a/@@guarded"):
         pass
     assert refused.value.response.status_code == 403
 
@@ -241,20 +245,17 @@ def test_a_page_and_a_websocket_on_one_url(live_server):
         config.add_websocket_view(context=Node, name="both")
 
     server = live_server(make_app(configure))
-    with urllib.request.urlopen(server.url + "/a/@@both", timeout=20) as answer:
-        assert answer.read() == b"page"
-    with connect(server.websocket_url("/a/@@both")):
+    assert get(server, "/a/@@both").body == b"page"
+    with connect(server, "/a/@@both"):
         wait_until(lambda: len(server.gate.listeners("/a")) == 1)
 
 
 def test_a_plain_get_on_a_websocket_only_view_is_426(live_server):
     server = live_server(make_app())
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(server.url + "/a/@@echo", timeout=20)
-    with refused.value as answer:
-        assert answer.code == 426
-        assert answer.headers["Upgrade"] == "websocket"
-        assert answer.headers["Sec-WebSocket-Version"] == "13"
+    answer = get(server, "/a/@@echo")
+    assert answer.status == 426
+    assert answer.headers["Upgrade"] == "websocket"
+    assert answer.headers["Sec-WebSocket-Version"] == "13"
 
 
 def test_acl_and_userid_with_pyramids_own_helpers(live_server):
@@ -276,11 +277,11 @@ def test_acl_and_userid_with_pyramids_own_helpers(live_server):
         config.add_websocket_view(context=Guarded, name="in", permission="listen")
 
     server = live_server(make_app(configure, root=Guarded()))
-    with connect(server.websocket_url("/a/@@in?user=kay")):
+    with connect(server, "/a/@@in?user=kay"):
         wait_until(lambda: len(server.gate.listeners("/a")) == 1)
         (listener,) = server.gate.listeners("/a")
         assert listener.userid == "kay"
-    with pytest.raises(InvalidStatus), connect(server.websocket_url("/a/@@in")):
+    with pytest.raises(InvalidStatus), connect(server, "/a/@@in"):
         pass
 
 
@@ -295,7 +296,7 @@ def test_the_application_cannot_be_made_to_split_the_101(live_server, caplog):
     server = live_server(
         make_app(lambda c: c.add_websocket_view(Splitting, context=Node, name="s"))
     )
-    with pytest.raises(InvalidStatus) as refused, connect(server.websocket_url("/a/@@s")):
+    with pytest.raises(InvalidStatus) as refused, connect(server, "/a/@@s"):
         pass
     assert refused.value.response.status_code == 500
     assert "X-C" not in refused.value.response.headers
@@ -311,13 +312,14 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.parametrize("live_server", ["tcp"], indirect=True)
 def test_three_thousand_open_at_once_and_back_to_the_start(live_server):
     count = 3000
     soft, hard = rlimits.getrlimit(rlimits.RLIMIT_NOFILE)
     rlimits.setrlimit(rlimits.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count + 500)), hard))
     server = live_server(make_app())
     engine = server.server.engine
-    with connect(server.websocket_url("/a")) as warm:
+    with connect(server, "/a") as warm:
         warm.ping().wait(20)
     wait_until(lambda: not engine.connections and not server.server.http)
     # Without those that are kept for the next piece of work, which are bounded.
@@ -327,8 +329,7 @@ def test_three_thousand_open_at_once_and_back_to_the_start(live_server):
     wait_until(lambda: len(server.gate.listeners("/a")) == count)
     assert len(engine.connections) == count
     assert not server.server.http  # None of them has a place of the server's.
-    with urllib.request.urlopen(server.url + "/a/@@page", timeout=20) as answer:
-        assert answer.status == 200
+    assert get(server, "/a/@@page").status == 200
     server.gate.send("/a", "to all")
     assert all(raw.read_frame(sock) == (1, b"to all") for sock in socks)
     for number, sock in enumerate(socks):
@@ -348,16 +349,13 @@ def test_three_thousand_open_at_once_and_back_to_the_start(live_server):
 @pytest.mark.parametrize("options", [{}, {"custom_predicates": [is_websocket]}])
 def test_a_websocket_view_added_with_plain_add_view_is_judged_too(live_server, options):
     server = live_server(make_app(lambda c: c.add_view(Talk, context=Node, name="old", **options)))
-    with connect(server.websocket_url("/a/@@old")) as peer:
+    with connect(server, "/a/@@old") as peer:
         peer.send("x")
         assert peer.recv(timeout=20) == "x"
     with pytest.raises(InvalidStatus) as refused:
-        connect(server.websocket_url("/a/@@old"), origin="https://evil.example")
+        connect(server, "/a/@@old", origin="https://evil.example")
     assert refused.value.response.status_code == 403
-    with pytest.raises(urllib.error.HTTPError) as plain:
-        urllib.request.urlopen(server.url + "/a/@@old", timeout=20)
-    with plain.value as answer:
-        assert answer.code == (404 if options else 426)
+    assert get(server, "/a/@@old").status == (404 if options else 426)
 
 
 def test_a_refused_peer_that_goes_on_sending_gets_its_answer_all_the_same(live_server):
@@ -382,13 +380,12 @@ def test_a_view_that_ends_its_greenlet_ends_no_server(live_server, caplog):
         sock.sendall(b"GET /a/@@end HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert raw.read_all(sock) == b""
     wait_until(lambda: "failed" in caplog.text)
-    with urllib.request.urlopen(server.url + "/a/@@page", timeout=20) as answer:
-        assert answer.status == 200
+    assert get(server, "/a/@@page").status == 200
 
 
 def test_stopping_twice_is_stopping_once(live_server):
     server = live_server(make_app())
-    with connect(server.websocket_url("/a")) as peer:
+    with connect(server, "/a") as peer:
         engine = server.server.engine
         for _ in range(2):
             engine.call_from_thread(engine.spawn, server.server.stop)
@@ -408,7 +405,7 @@ def test_the_headers_that_make_a_101_are_not_the_applications(live_server):
             )
 
     server = live_server(make_app(lambda c: c.add_websocket_view(Meddling, context=Node, name="m")))
-    with connect(server.websocket_url("/a/@@m")) as peer:
+    with connect(server, "/a/@@m") as peer:
         headers = peer.response.headers
         assert headers.get_all("Connection") == ["Upgrade"]
         assert "Content-Length" not in headers

@@ -5,6 +5,7 @@ import logging
 import socket
 import struct
 import threading
+from contextlib import suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -193,3 +194,23 @@ def test_a_flood_of_small_messages_gives_everybody_else_a_turn(live_server, view
         opcode, payload = raw.read_frame(sock)
     assert opcode is Opcode.TEXT
     assert json.loads(payload) >= 10
+
+
+def test_a_peer_that_sends_too_fast_is_closed_with_1008_and_another_is_served(live_server, caplog):
+    server = live_server(make_app(**{"stargate.max_message_rate": "50"}))
+    with connect(server.websocket_url("/a/@@echo")) as fast:
+        with suppress(ConnectionClosed):
+            for number in range(1000):
+                fast.send(str(number))
+        answers = []
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                answers.append(fast.recv(timeout=20))
+    assert closed.value.rcvd.code == 1008
+    assert closed.value.rcvd.reason == "over 50 messages a second"
+    assert answers == [str(number) for number in range(len(answers))]
+    with connect(server.websocket_url("/a/@@echo")) as slow:
+        slow.send("served")
+        assert slow.recv(timeout=20) == "served"
+    assert server.gate.stats().rate_closes == 1
+    assert caplog.text.count("stargate.max_message_rate is 50") == 1

@@ -3,14 +3,14 @@
 import json
 import socket
 import struct
-from urllib.parse import urlsplit
 
 import pytest
 from websockets.frames import Opcode
 
-from stargate_tests import raw
+from stargate.engine import current_engine
+from stargate_tests import raw, transports
 from stargate_tests.functional.test_handoff import live_greenlets
-from stargate_tests.functional.tree import make_app
+from stargate_tests.functional.tree import Echo, EchoHandler, Node, make_app
 from stargate_tests.waiting import wait_until
 
 
@@ -43,6 +43,15 @@ def heard(server):
     """Wait until the one connection of ``server`` has been read from."""
     http = server.server.http
     wait_until(lambda: len(http) == 1 and not http._silent)
+
+
+@pytest.fixture
+def live_server(live_server, request, tmp_path):
+    return transports.over(getattr(request, "param", "tcp"), live_server, tmp_path)
+
+
+#: With TLS the bytes come from elsewhere: what depends on how they come is tried with it, too.
+both = pytest.mark.parametrize("live_server", ["tcp", "tls"], indirect=True)
 
 
 @pytest.fixture
@@ -93,7 +102,7 @@ TARGETS = [
     "/caf\xe9?caf\xe9",
     "//a//b",
     "http://localhost/a?b",
-    "*",
+    "http://localhost:8080",
 ]
 
 
@@ -130,23 +139,49 @@ def test_a_head_in_one_packet_is_read_in_one_go(live_server, monkeypatch):
         assert answer(sock)["environ"]["PATH_INFO"] == "/a b"
 
 
+@both
 def test_a_head_may_come_byte_by_byte(sock):
     for byte in request():
         sock.sendall(bytes((byte,)))
     assert answer(sock)["environ"]["PATH_INFO"] == "/a b"
 
 
+@both
 def test_requests_in_one_packet_are_answered_in_order(sock):
     sock.sendall(request("GET", "/1") + request("GET", "/2") + request("GET", "/3"))
     assert [answer(sock)["environ"]["PATH_INFO"] for _ in range(3)] == ["/1", "/2", "/3"]
 
 
+def test_between_requests_in_one_packet_everybody_else_has_a_turn(live_server):
+    turns, seen = [], []
+
+    def turn():
+        turns.append(1)
+        if len(seen) < 30:
+            server.server.engine.call_soon(turn)
+
+    def counting(environ, start_response):
+        if not seen:
+            turn()
+        seen.append(len(turns))
+        return application(environ, start_response)
+
+    server = live_server(counting)
+    with raw.dial(server.url) as sock:
+        sock.sendall(request("GET", "/") * 30)
+        for _ in range(30):
+            answer(sock)
+    assert len(set(seen)) == 30
+
+
+@both
 def test_requests_in_one_packet_that_is_longer_than_a_read_are_answered_in_order(sock):
     paths = [f"/{number}" for number in range(5)]
     sock.sendall(b"".join(request("GET", path, "X-Long: " + "y" * 7_000) for path in paths))
     assert [answer(sock)["environ"]["PATH_INFO"] for _ in paths] == paths
 
 
+@both
 @pytest.mark.parametrize("size", [0, 1, 16_384, 70_000])
 def test_a_body_is_read_whole_whether_it_comes_with_the_head_or_after_it(sock, size):
     body = (b"x" * size)[:-3] + b"end" if size > 3 else b"x" * size
@@ -157,6 +192,7 @@ def test_a_body_is_read_whole_whether_it_comes_with_the_head_or_after_it(sock, s
         assert (found["size"], found["end"]) == (size, body[-8:].decode())
 
 
+@both
 @pytest.mark.parametrize("size", [3, 16_385, 70_000])
 @pytest.mark.parametrize("with_head", [0, 2, 20_000, 70_000])
 def test_the_body_of_a_first_request_is_read_whole(live_server, size, with_head):
@@ -182,6 +218,7 @@ def test_a_first_request_for_a_page_may_have_a_body(sock, line, body):
     assert answer(sock)["environ"]["PATH_INFO"] == "/2"
 
 
+@both
 def test_a_page_a_form_and_a_websocket_on_one_connection(live_server):
     server = live_server(make_app())
     with raw.dial(server.url) as sock:
@@ -205,6 +242,7 @@ def test_the_answer_to_head_has_no_body(live_server):
         assert raw._exactly(sock, 14) == b"the page of /a"
 
 
+@both
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_http_1_0_gets_an_answer_and_a_close(live_server, pieces):
     server = live_server(application)
@@ -226,12 +264,14 @@ def test_http_1_0_is_kept_open_when_the_peer_asks_for_it(sock):
         assert answer(sock)["environ"]["SERVER_PROTOCOL"] == "HTTP/1.0"
 
 
+@both
 def test_a_connection_is_closed_behind_the_answer_when_the_peer_asks_for_it(sock):
     sock.sendall(request("GET", "/", "Connection: close") + request("GET", "/never"))
     answered = raw.read_all(sock)
     assert answered.count(b"HTTP/1.1 200 ") == 1 and b"Connection: close\r\n" in answered
 
 
+@both
 def test_an_answer_to_a_slow_reader_is_whole_and_keeps_nobody_waiting(live_server):
     size = 4_000_000
 
@@ -244,10 +284,7 @@ def test_an_answer_to_a_slow_reader_is_whole_and_keeps_nobody_waiting(live_serve
         return serve(environ, start_response)
 
     server = live_server(either)
-    with socket.socket() as slow, raw.dial(server.url) as other:
-        slow.settimeout(20)
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect((urlsplit(server.url).hostname, urlsplit(server.url).port))
+    with raw.dial(server.url, rcvbuf=4096) as slow, raw.dial(server.url) as other:
         slow.sendall(request("GET", "/large"))
         assert raw.read_head(slow).startswith(b"HTTP/1.1 200 ")
         other.sendall(request("GET", "/"))
@@ -265,6 +302,7 @@ def test_a_connection_may_ask_in_every_way_one_after_the_other(sock):
     assert len(answer(sock)["environ"]["HTTP_X_LONG"]) == 20_000
 
 
+@both
 def test_a_connection_that_says_nothing_is_closed_in_the_end(live_server):
     server = live_server(application, keepalive_timeout="0.2")
     with raw.dial(server.url) as sock:
@@ -273,6 +311,7 @@ def test_a_connection_that_says_nothing_is_closed_in_the_end(live_server):
     assert server.server.http._silent == {}
 
 
+@both
 def test_connections_that_say_nothing_hold_no_greenlets(live_server):
     server = live_server(application)
     idle = server.server.engine._idle
@@ -300,6 +339,7 @@ def test_one_that_speaks_late_is_served_and_the_silent_ones_beside_it_are_closed
         assert raw.read_all(speaks) == b""  # It has been silent for as long, by then.
 
 
+@both
 @pytest.mark.parametrize("reset", [False, True])
 def test_connections_that_are_closed_at_once_leave_nothing_behind(live_server, reset, caplog):
     server = live_server(application)
@@ -317,6 +357,7 @@ def test_connections_that_are_closed_at_once_leave_nothing_behind(live_server, r
     assert not caplog.records
 
 
+@both
 def test_a_server_that_stops_closes_the_connections_that_have_said_nothing(live_server):
     server = live_server(application)
     with raw.dial(server.url) as sock:
@@ -325,6 +366,7 @@ def test_a_server_that_stops_closes_the_connections_that_have_said_nothing(live_
         assert raw.read_all(sock) == b""
 
 
+@both
 @pytest.mark.parametrize("cookie", [0, 9_000, 20_000])
 def test_frames_behind_a_handshake_of_any_length_are_not_lost(live_server, cookie):
     server = live_server(make_app())
@@ -335,6 +377,26 @@ def test_frames_behind_a_handshake_of_any_length_are_not_lost(live_server, cooki
             assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
 
 
+@pytest.mark.parametrize("style", [Echo, EchoHandler])
+def test_frames_behind_a_handshake_keep_their_order_when_the_view_waits_first(live_server, style):
+    """For a database, say: the hub has gone on meanwhile."""
+
+    class Waiting(style):
+        def __init__(self, request):
+            super().__init__(request)
+            engine = current_engine()
+            engine.call_later(0.01, engine.resume, engine.greenlet)
+            engine.park()
+
+    server = live_server(make_app(lambda c: c.add_websocket_view(Waiting, context=Node, name="w")))
+    messages = ["m" * 9_000, "n" * 9_000, "o", "p" * 30_000, "q"]
+    behind = b"".join(raw.frame(message) for message in messages)
+    with raw.connect(server.url, "/a/@@w", behind=behind) as sock:
+        for message in messages:
+            assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
+
+
+@both
 @pytest.mark.parametrize("odd", ["X_Under: 1", "X-Tab: a\tb"])
 def test_frames_behind_a_handshake_that_is_read_line_by_line_are_not_lost(live_server, odd):
     server = live_server(make_app())
@@ -345,6 +407,7 @@ def test_frames_behind_a_handshake_that_is_read_line_by_line_are_not_lost(live_s
             assert raw.read_frame(sock) == (Opcode.TEXT, message.encode())
 
 
+@both
 def test_an_answer_that_nobody_reads_is_given_up_after_socket_timeout(live_server):
     def much(environ, start_response):
         start_response("200 OK", [("Content-Length", str(64 << 20))])
@@ -357,6 +420,7 @@ def test_an_answer_that_nobody_reads_is_given_up_after_socket_timeout(live_serve
         wait_until(lambda: not server.server.http)
 
 
+@both
 def test_frames_behind_a_page_and_a_handshake_in_one_packet_are_not_lost(live_server):
     server = live_server(make_app())
     messages = ["m" * 6_000, "n" * 6_000, "o"]

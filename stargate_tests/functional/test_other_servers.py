@@ -1,5 +1,6 @@
 """Servers that are not ours: eventlet's own works in place, others say clearly that they cannot."""
 
+import errno
 import logging
 import urllib.request
 
@@ -10,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 from websockets.sync.client import connect
 
-from stargate import WebSocketView, gate
+from stargate import WebSocketView, gate, view
 from stargate.engine.hub import threading
 from stargate.engine.patching import repair_threadlocals
 from stargate.engine.quiet import eventlet
@@ -113,6 +114,20 @@ def test_a_refused_handshake_closes_there_too(stock):
         answer = raw.read_all(sock)
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_hand_off_without_a_descriptor_is_503_there_too(stock, monkeypatch):
+    def fail(_environ):
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(view, "take_over", fail)
+    server = stock(make_app())
+    with raw.dial(server["url"]) as sock:
+        sock.sendall(raw.handshake("localhost", "/a"))
+        answer = raw.read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Connection: close\r\n" in answer
 
 
 def test_a_socket_timeout_there_does_not_cut_a_silent_websocket(stock):

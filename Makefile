@@ -13,8 +13,8 @@ EXTRAS_bench = [bench]
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test autobahn fuzz lint typecheck docs bench bench-quick bench-check bench-memory dist-check
-.PHONY: clean FORCE
+.PHONY: help demo test autobahn fuzz endurance soak lint typecheck docs
+.PHONY: bench bench-quick bench-check bench-memory dist-check clean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -31,6 +31,12 @@ autobahn: .venv/test/.complete .venv/autobahn/.complete ## run Autobahn|Testsuit
 
 fuzz: .venv/test/.complete ## fuzz frames and handshakes (SECONDS=60, SEED=... repeats a run)
 	.venv/test/bin/python -m stargate_tests.fuzzing --seconds $(or $(SECONDS),60) $(SEED:%=--seed %)
+
+endurance: .venv/test/.complete ## check order and exactness at random (SECONDS=90, SEED=...)
+	.venv/test/bin/python -m stargate_tests.exactness --seconds $(or $(SECONDS),90) $(SEED:%=--seed %)
+
+soak: .venv/test/.complete ## connect and leave 20,000 times (ARGS=--connects=...)
+	.venv/test/bin/python -m benchmarks.soak $(ARGS)
 
 lint: .venv/lint/.complete ## run ruff
 	.venv/lint/bin/ruff check .

@@ -199,6 +199,8 @@ class Connection(Sending):
             if incoming.too_fast:
                 counters.rate_closes += 1
                 self._engine.spawn(log.warning, TOO_FAST, self._limits.max_message_rate, self)
+            if self.state is State.OPEN and incoming.protocol.state is not PROTOCOL_OPEN:
+                self._walks.settle(self)  # Sent before the good-bye came in, and so for it as well.
             self._answer(writes)
         if incoming.rest:
             self._set_reading(False)
@@ -270,7 +272,8 @@ class Connection(Sending):
     def _start_closing(self, code: int, reason: str) -> None:
         """Send a close frame of ours; the peer has ``close_timeout`` to answer."""
         protocol = self._listen().protocol
-        protocol.send_close(code, reason)
+        if protocol.state is PROTOCOL_OPEN:  # Else the peer's own good-bye is being answered.
+            protocol.send_close(code, reason)
         self._answer(protocol.data_to_send())
 
     def _answer(self, writes: list[bytes]) -> None:

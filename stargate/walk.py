@@ -208,7 +208,8 @@ class _Walk:
         self.left = len(listeners._members)
         self._buffers: dict[int | None, bytes] = {}
         self._iterator: Iterator[Connection] | None = None
-        self._marked = bool(exclude)
+        # Where buffers differ, each is looked at anyway, and marks are written from the first on.
+        self._marked = bool(exclude) or not listeners.plain
 
     @property
     def started(self) -> bool:
@@ -255,7 +256,7 @@ class _Walk:
         assert self._iterator is not None, "not started"
         count = min(budget, self.left)
         self.left -= count
-        if self._marked or not self.listeners.plain:
+        if self._marked:
             self._look_and_serve(islice(self._iterator, count))
         else:
             self._serve_all(islice(self._iterator, count), count)

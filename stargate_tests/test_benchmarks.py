@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import compare, growth, run, selftest
+from benchmarks import compare, growth, run, selftest, soak
 from benchmarks.build import Programs, build, missing
 from benchmarks.catalogue import CATALOGUE
 from benchmarks.compare import Figure, better, worse
@@ -483,3 +483,21 @@ def test_the_load_counts_every_fault_that_is_planted(programs):
 def test_a_load_that_cannot_connect_is_told(server):
     with pytest.raises(Broken, match="load on stargate: "):
         measured(server, "fanout", "--n", 1, "--path", "/nowhere")
+
+
+# The soak.
+
+
+def test_a_short_soak_ends_where_it_began():
+    found = soak.soak(connects=300, at_once=40, warm=200, seed=7)
+    assert not set(found.grown) - {"memory"}, soak.told(found)  # So few say nothing of memory.
+    assert found.after["messages"] > found.before["messages"]
+    assert "300 connects and leaves" in soak.told(found)
+
+
+@pytest.mark.parametrize("name", [*soak.EXACT, "memory"])
+def test_what_has_grown_is_named(name):
+    before = dict.fromkeys((*soak.EXACT, "memory"), 10)
+    more = 1 + (soak.MEMORY_TOLERANCE if name == "memory" else 0)
+    assert soak.Soak(before, {**before, name: 10 + more}).grown == [name]
+    assert soak.Soak(before, before).grown == []

@@ -6,7 +6,7 @@ from websockets.frames import Opcode
 from stargate.application import Gate
 from stargate.incoming import WORK, Incoming
 from stargate.state import State
-from stargate_tests.peers import Scripted, client_frame, fill, raises, reset
+from stargate_tests.peers import BIG, Scripted, client_frame, fill, raises, reset
 from stargate_tests.waiting import turn, turn_until
 
 # Coming in.
@@ -246,6 +246,35 @@ def test_the_peers_close_is_answered_and_ends_it(engine, wire, family):
     peer.say_close(4001, "bye")
     turn_until(engine, lambda: (peer.read(), peer.ended)[1])
     assert (websocket.close_code, websocket.close_reason) == (4001, "bye")
+    assert peer.close.code == 4001
+
+
+def test_what_was_sent_before_the_peers_close_came_in_arrives_before_the_answer(engine, wire):
+    """Sent between its join and its leave, though it had not left for the socket yet."""
+    gate = Gate(None)
+    websocket, peer = wire(gate=gate)
+    gate.add_listener("/a", websocket)
+    gate.send("/a", "before")
+    peer.say_close(1000)
+    websocket._read()  # As the hub does when it sees the close first.
+    assert websocket.closed
+    gate.send("/a", "after")
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
+    assert peer.messages == ["before"]
+    assert peer.close.code == 1000
+
+
+def test_a_slow_peer_that_says_good_bye_is_answered_and_not_called_slow(engine, wire):
+    gate = Gate(None)
+    websocket, peer = wire(gate=gate, outbox_size=300_000)
+    gate.add_listener("/a", websocket)
+    while websocket.buffered < 300_000:
+        websocket.send(BIG)
+    gate.send("/a", "one too many")
+    peer.say_close(4001)
+    websocket._read()
+    assert websocket.close_code == 4001
+    turn_until(engine, lambda: (peer.read(), peer.ended)[1])
     assert peer.close.code == 4001
 
 

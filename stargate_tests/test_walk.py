@@ -439,6 +439,21 @@ def test_several_compressed_messages_leave_as_one_buffer():
     assert inflating.buffers == [b"".join(message.deflated(12) for message in messages)]
 
 
+def test_who_was_excluded_since_gets_nothing_once_a_compressed_walk_is_overtaken(small):
+    """Marks that are written late must not take back what is there already."""
+    world = World()
+    listeners = [DummyListener(window_bits=12) for _ in range(9)]
+    for listener in listeners:
+        world.topics.join(listener, "/a")
+    world.send("both")
+    world.engine.turn()
+    world.send("not for the first", exclude=listeners[:1])
+    world.tell(listeners[8], "aside")
+    world.turns()
+    assert listeners[0].got == ["both"]
+    assert listeners[8].got == ["both", "not for the first", "aside"]
+
+
 # Any mixture of steps, against the simplest model there is.
 
 PEERS, ADDRESSES = range(7), ("/a", "/b", "/c")
@@ -460,7 +475,9 @@ class Model:
 
     def __init__(self):
         self.world = World()
-        self.listeners = [DummyListener() for _ in PEERS]
+        self.listeners = [
+            DummyListener(window_bits=12 if peer % 3 == 1 else None) for peer in PEERS
+        ]
         self.members = {address: [] for address in ADDRESSES}
         self.expected = [[] for _ in PEERS]
         self.sent = 0

@@ -236,6 +236,7 @@ class Engine:
             while work:
                 function, args = work.popleft()
                 function(*args)
+                del function, args  # Or a view and its request would live on while this waits.
             if len(self._idle) >= IDLE_GREENLETS:
                 return
             self._idle.append(me)

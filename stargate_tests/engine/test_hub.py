@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -779,6 +780,20 @@ def test_work_that_parks_keeps_its_greenlet_to_itself(engine):
         engine.lend(parks)
     turn_until(engine, lambda: seen == [True] * 40)
     assert len(engine._idle) == 32  # The others have ended.
+
+
+def test_a_lent_greenlet_that_waits_for_work_keeps_nothing_of_the_last(engine):
+    class Work:
+        def do(self):
+            pass
+
+    work = Work()
+    gone = weakref.ref(work)
+    engine.lend(work.do)
+    del work
+    turn(engine)
+    assert engine._idle
+    assert gone() is None
 
 
 def test_lent_work_that_fails_is_reported_and_takes_its_greenlet_along(engine, caplog):

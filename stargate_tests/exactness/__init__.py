@@ -1,0 +1,1 @@
+"""Order and exactness: random trials of a real server, and a checker that knows what was sent."""

@@ -73,7 +73,8 @@ class Served:
 def process(tmp_path_factory):
     """One process for all, warm: it has had the largest messages that it may have."""
     app = (
-        "stargate.compression = deflate\nstargate.outbox_size = 100000\nstargate.ping_interval = 0\n"
+        "stargate.compression = deflate\nstargate.outbox_size = 100000\n"
+        "stargate.ping_interval = 0\n"
         # A peer that floods reads nothing for as long as this machine takes.
         "stargate.outbox_progress_timeout = 0"
     )

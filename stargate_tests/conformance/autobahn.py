@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -137,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=120, help="give up after so many")
     parser.add_argument("--wstest", type=Path, default=WSTEST)
     options = parser.parse_args(arguments)
+    # Or what was started here would go on without it.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "index.json").unlink(missing_ok=True)
     agents = run(options.cases or ["*"], options.wstest, options.minutes * 60)

@@ -63,6 +63,15 @@ def test_as_many_get_in_from_one_client_as_are_allowed(engine, wire):
     assert admission.judge(engine, "192.0.2.2") is None
 
 
+def test_who_leaves_gives_back_one_place_and_no_more(engine, wire):
+    admission = Admission(0, 2)
+    first, _ = opened(wire, admission)
+    opened(wire, admission)
+    first._abort()
+    opened(wire, admission)
+    assert admission.judge(engine, HERE) is TOO_MANY
+
+
 def test_who_has_no_address_is_not_counted(engine, wire):
     admission = Admission(0, 1)
     opened(wire, admission, "unix")

@@ -1,7 +1,7 @@
 """All that waits in the outboxes of one engine: its sum, and who takes too little of it.
 
 What one socket's outbox holds is ``outbox.py``'s; what becomes of a slow listener is decided in
-``connection.py``. Everything belongs to the engine's own OS thread.
+``sending.py``. Everything belongs to the engine's own OS thread.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ class Sending:
         ``more`` messages could not even be queued.
         """
         waited = outbox.size
-        missed = outbox.keep_started() + more
+        missed = outbox.keep_started() + more + self._walks.waiting(self)
         self.missed += missed
         self._counters.drops += missed
         self._counters.slow_closes += 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stargate.engine.hub import Engine
     from stargate.message import Message
     from stargate.pubsub import Listeners
+    from stargate.sending import Sending
 
 #: Listeners served before a walk gives way to the hub: about 3 ms.
 SLICE = 512
@@ -87,6 +88,17 @@ class Walks:
         """Give ``listener`` at once what is queued for it, so that what comes next is behind it."""
         if self._queue:
             self._settle(listener, self._queue[-1].number)
+
+    def waiting(self, listener: Sending) -> int:
+        """How many messages are queued that ``listener`` has not been given.
+
+        Of a walk under way by itself it cannot be told whom it has come to: it does not count.
+        """
+        return sum(
+            len(walk.messages)
+            for walk in self._queue
+            if walk.tells and listener._served < walk.number and listener in walk.listeners
+        )
 
     def run(self) -> None:
         """Make every queued walk, now and to the end."""
@@ -214,6 +226,11 @@ class _Walk:
     @property
     def started(self) -> bool:
         return self._iterator is not None
+
+    @property
+    def tells(self) -> bool:
+        """Whether the marks say who has been served."""
+        return self._marked or not self.started
 
     def takes(self, listeners: Listeners, exclude: frozenset[Connection]) -> bool:
         """Whether another message for ``listeners`` can still go with these."""

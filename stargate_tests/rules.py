@@ -187,3 +187,19 @@ def _alike(answer, expected):
     if expected[0] != "fail":
         return answer == expected
     return answer[0] == "close" and answer[1][:2] == struct.pack("!H", expected[1])
+
+
+def frame(head, payload, masked=True, size=None, mask=b"\x07\x00\xff\x5a"):
+    """A client's frame; its length is written in ``size`` bytes where it fits in."""
+    length, bit = len(payload), 0x80 if masked else 0
+    least = 0 if length < 126 else 2 if length < 65_536 else 8
+    size = least if size is None else max(size, least)
+    if size == 0:
+        start = struct.pack("!BB", head, bit | length)
+    elif size == 2:
+        start = struct.pack("!BBH", head, bit | 126, length)
+    else:
+        start = struct.pack("!BBQ", head, bit | 127, length)
+    if not masked:
+        return start + payload
+    return start + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))

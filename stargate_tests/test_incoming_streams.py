@@ -15,7 +15,7 @@ from stargate.handshake import _deflate
 from stargate.incoming import Incoming, protocol_log
 from stargate.message import deflate
 from stargate.settings import Limits
-from stargate_tests.rules import Rules, answers_in, same
+from stargate_tests.rules import Rules, answers_in, frame, same
 
 LIMIT = 200
 LENGTHS = [0, 1, 125, 126, 127, 65535, 65536]
@@ -82,10 +82,10 @@ class Library:
         for piece in pieces:
             counts = self.protocol.state is OPEN
             self.protocol.receive_data(piece)
-            for frame in self.protocol.events_received():
-                if counts and frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                    self._parts.append(frame)
-                    self._assemble(frame.fin)
+            for each in self.protocol.events_received():
+                if counts and each.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                    self._parts.append(each)
+                    self._assemble(each.fin)
         self.written += self.protocol.data_to_send()
         return self
 
@@ -108,23 +108,6 @@ def bytewise(stream):
 def cut(stream, cuts):
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-
-
-def frame(head, payload, masked=True, size=None, mask=b"\x07\x00\xff\x5a"):
-    """A frame of a client, its length written in ``size`` bytes: in the fewest if ``None``."""
-    length = len(payload)
-    if size is None or length >= 1 << 8 * size or (size == 0 and length > 125):
-        size = 0 if length < 126 else 2 if length < 65536 else 8
-    bit = 0x80 if masked else 0
-    if size == 0:
-        start = struct.pack("!BB", head, bit | length)
-    elif size == 2:
-        start = struct.pack("!BBH", head, bit | 126, length)
-    else:
-        start = struct.pack("!BBQ", head, bit | 127, length)
-    if not masked:
-        return start + payload
-    return start + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
 
 
 def beginning(whole, size):

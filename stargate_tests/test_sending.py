@@ -408,6 +408,20 @@ def test_messages_that_go_together_are_counted_one_by_one_when_lost(engine, wire
     assert slow.websocket.missed == 7  # What filled the socket is one message, and under way.
 
 
+@pytest.mark.parametrize("excluded", [False, True])
+def test_what_was_sent_to_a_closed_one_and_had_not_left_is_counted_too(engine, wire, excluded):
+    slow = Slow(engine, wire, outbox_size=10_000_000)
+    waited = slow.websocket._outbox.messages
+    slow.gate.send("/a", "one", exclude=slow.websocket if excluded else None)
+    slow.gate.send("/b", "two")
+    slow.gate.send("/nobody", "three")
+    slow.websocket._stall()
+    under_way, lost = 1, 1 if excluded else 2
+    assert slow.websocket.missed == waited - under_way + lost
+    turn(engine)
+    assert slow.websocket.missed == slow.gate.stats().drops == waited - under_way + lost
+
+
 def test_a_closed_one_keeps_of_a_buffer_only_the_frame_under_way(engine, wire):
     gate = Gate(None)
     websocket, peer = wire(gate=gate, outbox_size=1)

@@ -439,6 +439,18 @@ def test_several_compressed_messages_leave_as_one_buffer():
     assert inflating.buffers == [b"".join(message.deflated(12) for message in messages)]
 
 
+def test_of_a_walk_that_is_overtaken_only_who_was_not_served_misses_it(small):
+    world = World()
+    listeners = world.join(9)
+    world.send("to all")
+    world.engine.turn()
+    assert world.walks.waiting(listeners[0]) == 0
+    world.tell(listeners[8], "aside")
+    served = [bool(listener.got) for listener in listeners]
+    assert [world.walks.waiting(listener) for listener in listeners] == [not s for s in served]
+    assert len(set(served)) == 2
+
+
 def test_who_was_excluded_since_gets_nothing_once_a_compressed_walk_is_overtaken(small):
     """Marks that are written late must not take back what is there already."""
     world = World()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from stargate_tests import raw
 from stargate_tests.fuzzing.target import LIMIT, MOST_FRAGMENTS
+from stargate_tests.rules import frame
 from stargate_tests.waiting import DEADLINE
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -28,22 +29,6 @@ OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 
 
 # What is sent.
-
-
-def frame(head, payload, masked=True, size=None, mask=b"\x07\x00\xff\x5a"):
-    """A client's frame; its length is written in ``size`` bytes where it fits in."""
-    length, bit = len(payload), 0x80 if masked else 0
-    least = 0 if length < 126 else 2 if length < 65_536 else 8
-    size = least if size is None else max(size, least)
-    if size == 0:
-        start = struct.pack("!BB", head, bit | length)
-    elif size == 2:
-        start = struct.pack("!BBH", head, bit | 126, length)
-    else:
-        start = struct.pack("!BBQ", head, bit | 127, length)
-    if not masked:
-        return start + payload
-    return start + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
 
 
 def deflated(payload):

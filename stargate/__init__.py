@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stargate.config import websocket_view_config as websocket_view_config
     from stargate.engine.patching import patch as patch
     from stargate.exceptions import AmbiguousApplication as AmbiguousApplication
+    from stargate.exceptions import BackplaneError as BackplaneError
+    from stargate.exceptions import BadAddress as BadAddress
     from stargate.exceptions import ConnectionClosed as ConnectionClosed
     from stargate.exceptions import MessageTooBig as MessageTooBig
     from stargate.exceptions import NoAddress as NoAddress
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AmbiguousApplication": "exceptions",
+    "BackplaneError": "exceptions",
+    "BadAddress": "exceptions",
     "ConnectionClosed": "exceptions",
     "MessageTooBig": "exceptions",
     "NoAddress": "exceptions",

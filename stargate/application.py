@@ -1,4 +1,4 @@
-"""The gate of an application: its addresses, its listeners, and which application is meant.
+"""The gate of an application: its way in to its listeners, and which application is meant.
 
 A resource asks for its application's gate and sends through it; so does code with a path only.
 """
@@ -8,41 +8,42 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyramid.interfaces import IRendererFactory
 from pyramid.renderers import JSON, RendererHelper
 from pyramid.threadlocal import manager
-from pyramid.traversal import quote_path_segment
 from zope.interface import implementer
 
+from stargate import events
+from stargate.addresses import CAPTURED, Identity, address_of, keep_of, known_policy, policy_of
 from stargate.admission import Admission
-from stargate.backplane.memory import MemoryBackplane
-from stargate.engine import engine_made
-from stargate.exceptions import AmbiguousApplication, MessageTooBig, NoAddress
-from stargate.heartbeat import Heartbeat
+from stargate.backplane import make_backplane
+from stargate.delivery import Delivery
+from stargate.exceptions import AmbiguousApplication, MessageTooBig
+from stargate.history import History, Keep
 from stargate.interfaces import IGate
 from stargate.message import Message
-from stargate.outbox import POLICIES
-from stargate.pubsub import Listeners, Topics
+from stargate.paths import check_address
+from stargate.pubsub import Listeners
 from stargate.settings import Limits, limits
 from stargate.stats import Counters, Stats
-from stargate.walk import NOBODY, Walks
 from stargate.websocket import WebSocket
 
 if TYPE_CHECKING:
     from pyramid.registry import Registry
 
-    from stargate.connection import Connection
     from stargate.engine.hub import Engine
+    from stargate.heartbeat import Heartbeat
+    from stargate.walk import Walks
 
 log = logging.getLogger(__name__)
 
-#: The attribute of a request with its context and the address that this had during the request.
-CAPTURED = "_stargate_address"
-
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+#: Who is left out: WebSockets, or their ids, which may be those of another process.
+Excluded = WebSocket | str | Iterable["WebSocket | str"] | None
 
 
 @implementer(IGate)
@@ -59,13 +60,10 @@ class Gate:
         self.admission = Admission(
             self.limits.max_connections, self.limits.max_connections_per_address
         )
-        #: What pings the WebSockets; ``None`` where nothing does.
-        self.heartbeat: Heartbeat | None = None
-        self._topics = Topics(self.counters)
-        self._engine: Engine | None = None
-        self._walks = Walks()
-        self._backplane = MemoryBackplane(self._deliver)
-        self._told = False
+        self._delivery = Delivery(self.counters, self._notify)
+        self._topics = self._delivery.topics
+        self._backplane: Any = make_backplane(settings, self._delivery, self.counters)
+        self._topics.backplane = self._backplane
 
     # For everybody, from any greenlet and any OS thread.
 
@@ -74,65 +72,145 @@ class Gate:
         target: object,
         message: str | bytes,
         *,
-        exclude: WebSocket | Iterable[WebSocket] | None = None,
-    ) -> None:
+        exclude: Excluded = None,
+        key: str | None = None,
+    ) -> str | None:
         """Send ``message`` to every listener of ``target``, a resource or an address.
 
         ``str`` goes as text, ``bytes`` as binary, anything else is a ``TypeError``. The listeners
-        in ``exclude`` are left out. Never waits for a listener. Raises
-        :class:`~stargate.exceptions.NoAddress` for a resource without a place in the tree, and
-        :class:`~stargate.exceptions.MessageTooBig` past ``stargate.max_send_size``.
+        in ``exclude``, WebSockets or their ids, are left out. Never waits for a listener; with a
+        Redis it waits until that has the message, at most ``stargate.backplane_timeout``, and
+        raises :class:`~stargate.exceptions.BackplaneError`. ``key`` is any short word of yours: a
+        second send to the same address with the same ``key``, within a minute, sends nothing.
+
+        Returns the id of the message where ``target`` has a history, else ``None``. Raises
+        :class:`~stargate.exceptions.NoAddress` for a resource without a place in the tree,
+        :class:`~stargate.exceptions.BadAddress` for a string that no resource has as its address,
+        and :class:`~stargate.exceptions.MessageTooBig` past ``stargate.max_send_size``.
         """
-        self._publish(self.address(target), Message(message), exclude)
+        return self._publish(target, Message(message), exclude, key)
 
     def send_json(
         self,
         target: object,
         value: Any,
         *,
-        exclude: WebSocket | Iterable[WebSocket] | None = None,
-    ) -> None:
+        exclude: Excluded = None,
+        key: str | None = None,
+    ) -> str | None:
         """Send ``value`` as text, written once by the application's JSON renderer.
 
         Adapters of the renderer are called with ``request=None``: one message has many readers.
+        All else is as in :meth:`send`.
         """
-        self._publish(self.address(target), Message(self.to_json(value)), exclude)
+        return self._publish(target, Message(self.to_json(value), json=True), exclude, key)
 
     def listeners(self, target: object) -> Listeners:
         """The listeners of ``target`` in this process at this moment."""
-        found: Listeners = self._in_engine(self._topics.listeners, self.address(target))
+        found: Listeners = self._delivery.ask(self._topics.listeners, self.address(target))
         return found
 
     def add_listener(
-        self, target: object, websocket: WebSocket, *, when_slow: str | None = None
-    ) -> None:
+        self,
+        target: object,
+        websocket: WebSocket,
+        *,
+        when_slow: str | None = None,
+        since: str | None = None,
+        who: str | int | None = None,
+    ) -> bool | None:
         """Make ``websocket`` a listener of ``target``; twice is once.
+
+        When it returns, every message that is sent from then on, anywhere, reaches it. With
+        ``since``, the id of the last message that its peer has seen, or ``"last"``, it is sent what
+        came after that first, with no gap and no repeat; then ``True`` is returned if that was
+        everything, and ``False`` if not, in which case it is sent nothing old at all. Without
+        ``since`` it returns ``None``. ``who`` is the name it is listed under in :meth:`presence`,
+        by default ``websocket.userid``; ``""`` lists it under none.
 
         ``when_slow`` is what becomes of it when it does not read as fast as others send:
         ``"close"``, ``"drop_oldest"`` or ``"latest"``; by default what ``target`` has as its
-        ``stargate_when_slow``, or else ``"close"``. Raises ``ValueError`` for another word, and
-        :class:`~stargate.exceptions.ConnectionClosed` when the WebSocket has ended.
+        ``stargate_when_slow``, or else ``"close"``. Raises ``ValueError`` for another word,
+        :class:`~stargate.exceptions.ConnectionClosed` when the WebSocket has ended, and
+        :class:`~stargate.exceptions.BackplaneError` when it can't be reached there: in all cases
+        it is no listener.
         """
         policy = policy_of(target) if when_slow is None else known_policy("when_slow", when_slow)
-        self._in_engine(self._join, websocket, self.address(target), policy)
+        address, keep = self.address(target), keep_of(target)
+        name = websocket.userid if who is None else who
+        if name is not None and not isinstance(name, str | int):
+            if who is not None:
+                raise TypeError(f"who is a str or an int, not {who!r}")
+            name = str(name)
+        found: bool | None = self._delivery.ask(
+            self._join, websocket, address, policy, keep, since, name if name != "" else None
+        )
+        return found
 
-    def _join(self, websocket: WebSocket, address: Hashable, policy: str | None) -> None:
+    def _join(
+        self,
+        websocket: WebSocket,
+        address: Hashable,
+        policy: str | None,
+        keep: Keep | None,
+        since: str | None,
+        who: str | int | None,
+    ) -> bool | None:
         if websocket.closed:
             raise websocket._closed_error()
-        self._topics.join(websocket, address, policy)
+        if since is None:
+            since = websocket._take_since(address)
+        if websocket in self._topics.listeners(address):
+            if since is None:
+                self._topics.join(websocket, address, policy, who)
+                return None
+            self._topics.leave(websocket, address)  # What comes is a new attachment.
+        history = self._backplane.subscribe(address, keep, since)
+        if websocket.closed:
+            if not self._topics.listeners(address):
+                self._backplane.unsubscribe(address)
+            raise websocket._closed_error()
+        self._topics.join(websocket, address, policy, who)
+        return websocket._recover(history, self.limits.recover_limit) if since else None
 
     def remove_listener(self, target: object, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""
-        self._in_engine(self._topics.leave, websocket, self.address(target))
+        self._delivery.ask(self._topics.leave, websocket, self.address(target))
+
+    def history(self, target: object, since: str | None = None, limit: int = 100) -> History:
+        """The messages that are kept of ``target``, oldest first: a list.
+
+        With ``since``, an id, the first ``limit`` that came after it, else the newest ``limit``.
+        ``complete`` of the list is false where something that came after ``since`` is gone: then
+        the list is empty. Raises :class:`~stargate.exceptions.BackplaneError`.
+        """
+        found: History = self._backplane.history(self.address(target), since, limit)
+        return found
+
+    def presence(self, target: object) -> dict[str | int, int]:
+        """Who listens to ``target`` in all processes: names, and how many WebSockets each has.
+
+        Raises :class:`~stargate.exceptions.BackplaneError`.
+        """
+        found: dict[str | int, int] = self._backplane.presence(self.address(target))
+        return found
+
+    def listener_count(self, target: object) -> int:
+        """How many WebSockets listen to ``target`` in all processes, those with no name included.
+
+        Raises :class:`~stargate.exceptions.BackplaneError`.
+        """
+        found: int = self._backplane.listener_count(self.address(target))
+        return found
 
     def address(self, target: object) -> Hashable:
-        """The address of a resource; a string is one already.
+        """The address of a resource; a string is one already, and is checked.
 
         The context of a WebSocketView may be the object of a database session that went with its
         request: where it cannot say its address any more, what it said then holds.
         """
         if isinstance(target, str):
-            return target
+            return check_address(target)
         try:
             return address_of(target)
         except Exception:
@@ -152,17 +230,19 @@ class Gate:
 
     def stats(self) -> Stats:
         """What this application's WebSockets have seen in this process, from any thread."""
-        found: Stats = self._in_engine(self._stats)
+        found: Stats = self._delivery.ask(self._stats)
         return found
 
     def _stats(self) -> Stats:
         counters = self.counters
         refusals = dict(counters.refusals)
-        if self._engine is not None:
-            for cause, count in self._engine.refusals.items():
+        engine = self._delivery.engine
+        if engine is not None:
+            for cause, count in engine.refusals.items():
                 refusals[cause] = refusals.get(cause, 0) + count
         counts = {name: getattr(counters, name) for name in Counters.__slots__}
-        outboxes = (each._outbox for each in self._walks.backlog if each._counters is counters)
+        backlog = self._delivery.walks.backlog
+        outboxes = (each._outbox for each in backlog if each._counters is counters)
         queued = sum(outbox.size for outbox in outboxes if outbox is not None)
         return Stats(**{**counts, "refusals": refusals, "queued_bytes": queued})
 
@@ -170,96 +250,72 @@ class Gate:
 
     def bind(self, engine: Engine) -> Walks:
         """Deliver on ``engine`` from here on; returns the walks that all its gates share."""
-        if self._engine is not engine:
-            if self._bound() is not None and len(self._topics):
-                raise RuntimeError("this application is being served by another thread already")
-            self._engine = engine
-            self._walks = engine.shared.setdefault(Walks, Walks(engine))
-            interval, timeout = self.limits.ping_interval, self.limits.ping_timeout
-            self.heartbeat = Heartbeat(engine, interval, timeout) if interval else None
-        return self._walks
+        if self._delivery.engine is not engine:
+            walks = self._delivery.bind(engine, self.limits)
+            engine.when_ending(self._backplane.close)
+            return walks
+        return self._delivery.walks
 
-    def _bound(self) -> Engine | None:
-        if self._engine is not None and self._engine.closed:
-            self._engine, self._walks, self.heartbeat = None, Walks(), None
-        return self._engine
-
-    def _in_engine(self, function: Any, *args: Any) -> Any:
-        engine = self._bound()
-        if engine is None or engine.in_own_thread():
-            return function(*args)
-        return engine.ask_from_thread(function, *args)
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        """What pings the WebSockets; ``None`` where nothing does."""
+        return self._delivery.heartbeat
 
     # On the way of a message.
 
     def _publish(
-        self,
-        address: Hashable,
-        message: Message,
-        exclude: WebSocket | Iterable[WebSocket] | None,
-    ) -> None:
-        if isinstance(exclude, WebSocket):
-            excluded: frozenset[Connection] = frozenset((exclude,))
-        else:
-            excluded = frozenset(exclude) if exclude else NOBODY
-            for each in excluded:
-                if not isinstance(each, WebSocket):
-                    raise TypeError(f"exclude is a WebSocket or several, not {each!r}")
+        self, target: object, message: Message, exclude: Excluded, key: str | None
+    ) -> str | None:
+        address = self.address(target)
+        excluded = frozenset(ids_of(exclude)) if exclude else NO_IDS
         if len(message.payload) > self.limits.max_send_size:
             raise MessageTooBig(address, len(message.payload), self.limits.max_send_size)
-        self._backplane.publish(address, message, excluded)
+        id: str | None = self._backplane.publish(address, message, excluded, keep_of(target), key)
+        return id
 
-    def _deliver(self, address: Hashable, message: Message, exclude: frozenset[Connection]) -> None:
-        engine = self._bound()
-        if engine is None:
-            self._tell_alone(address)
-        elif not engine.in_own_thread():
-            size = len(message.frame)
-            engine.call_from_thread(self._walk, address, message, exclude, size=size)
+    def _notify(self, event: str, facts: tuple[Any, ...]) -> None:
+        """Tell subscribers, soon and in a greenlet: they may wait."""
+        registry = self._registry() if self._registry is not None else None
+        engine = self._delivery.engine
+        if registry is None or engine is None:
             return
-        self._walk(address, message, exclude)
+        engine.spawn(_tell_subscribers, registry, getattr(events, event)(*facts))
 
-    def _walk(self, address: Hashable, message: Message, exclude: frozenset[Connection]) -> None:
-        listeners = self._topics.listeners(address)
-        if listeners:
-            self._walks.add(listeners, message, exclude)
 
-    def _tell_alone(self, address: Hashable) -> None:
-        if not self._told and not engine_made() and not self._topics.listeners(address):
-            self._told = True
-            log.warning(
-                "a message for %s was sent in a process that serves no WebSockets, and "
-                "stargate.backplane = memory carries it to no other: it has reached nobody",
-                address,
-            )
+NO_IDS: frozenset[str] = frozenset()
+
+
+def ids_of(exclude: Excluded) -> Iterator[str]:
+    """The ids of those who are left out; a ``TypeError`` for anything that is no WebSocket."""
+    several = (exclude,) if isinstance(exclude, WebSocket | str) else exclude or ()
+    for each in several:
+        if isinstance(each, WebSocket):
+            yield each.id
+        elif isinstance(each, str):
+            yield each
+        else:
+            raise TypeError(f"exclude is a WebSocket, its id, or several of them, not {each!r}")
+
+
+def _tell_subscribers(registry: Registry, event: object) -> None:
+    try:
+        registry.notify(event)
+    except Exception:
+        log.exception("a subscriber to %s failed", type(event).__name__)
 
 
 class _Unattached(Gate):
     """For a process with no application: each object is its own address, by identity."""
 
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._delivery._told = True  # Nobody expects to reach anybody from here.
+
     def address(self, target: object) -> Hashable:
-        return target if isinstance(target, str) else _Identity(target)
-
-    def _tell_alone(self, address: Hashable) -> None:
-        """Nobody expects to reach anybody from here."""
+        return target if isinstance(target, str) else Identity(target)
 
 
-class _Identity:
-    """An object as a key, which keeps it alive: no other object can come by its ``id()``."""
-
-    __slots__ = ("_target",)
-
-    def __init__(self, target: object) -> None:
-        self._target = target
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other._target is self._target
-
-    def __hash__(self) -> int:
-        return id(self._target)
-
-
-_unattached = _Unattached(None)
+_unattached = _Unattached()
 
 
 def register(gate: Gate, registry: Registry) -> None:
@@ -300,57 +356,3 @@ def current_gate() -> Gate:
     if len(gates) == 1 and request is None:
         return gates[0]
     raise AmbiguousApplication(len(gates), request is not None)
-
-
-def address_of(resource: object) -> str:
-    """The address of ``resource``: its ``stargate_address()``, or else its path in the tree."""
-    own = getattr(resource, "stargate_address", None)
-    if own is None:
-        return location(resource)
-    address = own()
-    if not isinstance(address, str) or not address:
-        raise NoAddress(resource, f"its stargate_address() returned {address!r}, not a string")
-    return address
-
-
-def policy_of(target: object) -> str | None:
-    """What ``target`` says of its slow listeners; ``None`` where it says nothing."""
-    found = getattr(target, "stargate_when_slow", None)
-    return known_policy("stargate_when_slow", found) if found is not None else None
-
-
-def known_policy(name: str, policy: str) -> str:
-    """The policy for slow listeners that ``policy`` names; ``ValueError`` where there is none."""
-    if policy not in POLICIES:
-        raise ValueError(f"{name} = {policy!r}: it must be one of {', '.join(POLICIES)}")
-    return POLICIES[POLICIES.index(policy)]  # The very object: it is compared by identity.
-
-
-def location(resource: Any) -> str:
-    """The path of ``resource`` in its tree, as ``pyramid.traversal.resource_path`` writes it.
-
-    Only for a resource that has a place of its own: it and all above it have a ``__name__`` and a
-    ``__parent__``, up to a root with the name ``""``. A node without a name would lend its children
-    to every other such node: they would have one path, and hear each other.
-    """
-    names = []
-    node = resource
-    while True:
-        name, parent = getattr(node, "__name__", None), getattr(node, "__parent__", None)
-        if name is None or (name != "" if parent is None else not name):
-            raise NoAddress(resource, _lacking(resource, node, name, parent))
-        if parent is None:
-            break
-        names.append(quote_path_segment(name))
-        node = parent
-    names.append("")
-    return "/".join(reversed(names)) or "/"
-
-
-def _lacking(resource: Any, node: Any, name: Any, parent: Any) -> str:
-    whose = "it" if node is resource else f"{type(node).__qualname__}, above it,"
-    if name is None:
-        return f"{whose} has no __name__"
-    if parent is None:
-        return f"{whose} has the __name__ {name!r} but no __parent__"
-    return f"{whose} has the __name__ {name!r}, which is the root's"

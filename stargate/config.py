@@ -18,6 +18,7 @@ from zope.interface import providedBy
 
 from stargate.application import Gate, gate, register
 from stargate.engine import current_engine, has_socket, refuse, stopping
+from stargate.envelope import SUBPROTOCOL
 from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
@@ -69,10 +70,12 @@ def _register_gate(config: Configurator, settings: dict[str, Any]) -> None:
 
 
 def add_websocket_view(config: Configurator, view: Any = WebSocketView, **options: Any) -> None:
-    """Register a view for WebSockets: all that ``config.add_view`` takes, and two more.
+    """Register a view for WebSockets: all that ``config.add_view`` takes, and three more.
 
     ``subprotocols``: those that the view speaks, best first; a peer that offers none of them is
-    refused with 400. ``allowed_origins``: in the place of ``stargate.allowed_origins``. Raises
+    refused with 400. ``ids=True``: it speaks ``stargate.v1``, and nothing else: each message comes
+    with its id, and a peer that comes back with ``?since=`` is sent what it missed.
+    ``allowed_origins``: in the place of ``stargate.allowed_origins``. Raises
     ``ConfigurationError`` for a view that overrides ``handler`` and one of the others.
     """
     view = config.maybe_dotted(view)
@@ -175,7 +178,7 @@ def handshake_deriver(view: Any, info: Any) -> Any:
     return judged
 
 
-handshake_deriver.options = ("subprotocols", "allowed_origins")  # type: ignore[attr-defined]
+handshake_deriver.options = ("subprotocols", "allowed_origins", "ids")  # type: ignore[attr-defined]
 
 
 def page_deriver(view: Any, info: Any) -> Any:
@@ -223,6 +226,12 @@ def check_view(view: Any) -> None:
 def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     settings = info.registry.settings
     subprotocols = tuple(aslist(info.options.get("subprotocols") or ()))
+    if _speaks_ids(info):
+        if subprotocols:
+            raise ConfigurationError(
+                f"subprotocols = {subprotocols!r}: with ids=True it is {SUBPROTOCOL}, and no other"
+            )
+        subprotocols = (SUBPROTOCOL,)
     allowed = info.options.get("allowed_origins")
     if allowed is None:
         allowed = settings.get("stargate.allowed_origins", ())
@@ -248,6 +257,13 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
         return _refused(request, found)
 
     return judge
+
+
+def _speaks_ids(info: Any) -> bool:
+    ids = info.options.get("ids", False)
+    if not isinstance(ids, bool):
+        raise ConfigurationError(f"ids = {ids!r}: it must be True or False")
+    return ids
 
 
 def _refused(request: Request, found: Refused) -> Response:

@@ -81,7 +81,7 @@ class Connection(Sending):
         super().__init__(sock, engine, walks, limits, counters)
         self._extensions = extensions
         if extensions:
-            self._window_bits = extensions[0].local_max_window_bits  # type: ignore[attr-defined]
+            self._form = extensions[0].local_max_window_bits  # type: ignore[attr-defined]
         #: Made when the first bytes come, or the first frame of the protocol's is to be sent.
         self._incoming: Incoming | None = None
         self._heartbeat = heartbeat

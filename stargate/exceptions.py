@@ -47,6 +47,34 @@ class MessageTooBig(StargateError, ValueError):
         )
 
 
+class BadAddress(StargateError, ValueError):
+    """A string is given where an address is meant, and no resource can have it.
+
+    If you see this, write the path as ``pyramid.traversal.resource_path`` does: quoted as in a URL,
+    beginning with a slash and not ending with one.
+    """
+
+    def __init__(self, address: str, right: str) -> None:
+        self.address = address
+        super().__init__(f"{address!r} is the address of no resource: {right}")
+
+
+class BackplaneError(StargateError, OSError):
+    """What carries messages between processes has failed, or has not answered in time.
+
+    ``outcome`` is ``"not sent"`` where nobody has got the message or ever will, and ``"unknown"``
+    where the request had left and no answer has come. ``key`` is the key of the send: repeating
+    it with ``key=error.key`` within a minute sends nothing twice. ``None`` where nothing was sent.
+
+    If you see this, look at the server that ``stargate.backplane`` names: the text has its answer.
+    ``stargate.backplane_timeout`` is how long it is waited for.
+    """
+
+    def __init__(self, outcome: str, why: str, key: str | None = None) -> None:
+        self.outcome, self.key = outcome, key
+        super().__init__(f"{outcome}: {why}")
+
+
 class AmbiguousApplication(StargateError, LookupError):
     """It cannot be told which application of this process a message is meant for.
 

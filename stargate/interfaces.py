@@ -12,16 +12,28 @@ class IWebSocketAwareContext(Interface):
     def stargate_address():
         """The string that all objects which mean this resource have in common."""
 
-    def add_listener(websocket, *, when_slow=None):
+    history_size = Attribute("How many messages are kept for those who come back; 0: none.")
+    history_ttl = Attribute("How many seconds a message is kept.")
+
+    def add_listener(websocket, *, when_slow=None, since=None, who=None):
         """From here on ``websocket`` gets what is sent; twice is once."""
+
+    def history(since=None, limit=100):
+        """What is kept of its messages."""
+
+    def presence():
+        """Who listens, over all processes, and with how many WebSockets each."""
+
+    def listener_count():
+        """How many WebSockets listen, over all processes."""
 
     def remove_listener(websocket):
         """Undo ``add_listener``; without one do nothing."""
 
-    def send(message, *, exclude=None):
+    def send(message, *, exclude=None, key=None):
         """Send ``str`` or ``bytes`` to every listener but those in ``exclude``."""
 
-    def send_json(value, *, exclude=None):
+    def send_json(value, *, exclude=None, key=None):
         """Send ``value`` as text, written once by the application's JSON renderer."""
 
 
@@ -88,17 +100,26 @@ class IWebSocketView(Interface):
 class IGate(Interface):
     """One application's way in to its listeners, by resource or by address."""
 
-    def send(target, message, *, exclude=None):
+    def send(target, message, *, exclude=None, key=None):
         """Send ``message`` to the listeners of ``target``."""
 
-    def send_json(target, value, *, exclude=None):
+    def send_json(target, value, *, exclude=None, key=None):
         """Send ``value`` as text, written once by the application's JSON renderer."""
 
     def listeners(target):
         """The listeners of ``target`` in this process: a snapshot."""
 
-    def add_listener(target, websocket, *, when_slow=None):
+    def add_listener(target, websocket, *, when_slow=None, since=None, who=None):
         """Make ``websocket`` a listener of ``target``."""
+
+    def history(target, since=None, limit=100):
+        """What is kept of the messages of ``target``."""
+
+    def presence(target):
+        """Who listens to ``target``, over all processes, and with how many WebSockets each."""
+
+    def listener_count(target):
+        """How many WebSockets listen to ``target``, over all processes."""
 
     def remove_listener(target, websocket):
         """Undo ``add_listener``."""
@@ -111,10 +132,77 @@ class IGate(Interface):
 
 
 class IBackplane(Interface):
-    """What carries messages from the process that sends to the processes that listen."""
+    """What carries messages from the process that sends to the processes that listen.
 
-    def publish(topic, message, exclude):
-        """Deliver ``message`` to the listeners of ``topic``, everywhere, in one order a topic."""
+    A topic is an address. All methods but the last three may wait and raise ``BackplaneError``;
+    none is called on the hub. What it has for the listeners of this process it hands, in the
+    engine's own thread, to the ``receiver`` it was made with (``IReceiver``).
+    """
+
+    def publish(topic, message, excluded, keep=None, key=None):
+        """Deliver ``message`` to the listeners of ``topic`` everywhere, in one order a topic.
+
+        Not to the WebSockets whose ids are in ``excluded``. ``keep`` says how much of the topic is
+        kept (``None``: as is known), ``key`` is what a repeat of this call has in common with it.
+        Returns the message's id where it is kept, else ``None``.
+        """
+
+    def subscribe(topic, keep=None, since=None):
+        """Have the messages of ``topic`` delivered here from now on.
+
+        Whoever attaches a listener when this has returned, before it gives way, has it get every
+        message that is sent from then on, each once. Returns a ``History``: with ``since``, an id
+        or ``"last"``, what came after it and before those; else an empty one.
+        """
+
+    def history(topic, since=None, limit=100):
+        """The first ``limit`` messages after ``since``, or the newest ones: a ``History``."""
+
+    def presence(topic):
+        """Who listens to ``topic`` anywhere: their names, and how many WebSockets each."""
+
+    def listener_count(topic):
+        """How many WebSockets listen to ``topic`` anywhere."""
+
+    def unsubscribe(topic):
+        """The last listener of ``topic`` in this process has gone; in the engine's thread."""
+
+    def enter(topic, who):
+        """A listener has come to ``topic``; ``who`` may be ``None``. In the engine's thread."""
+
+    def leave(topic, who):
+        """A listener of ``topic`` has gone. In the engine's thread."""
+
+    def close():
+        """This process is about to end: say so, and let go of everything."""
+
+
+class IReceiver(Interface):
+    """The side of an application that a backplane speaks to, in the engine's own thread."""
+
+    def deliver(topic, message, excluded):
+        """Send ``message`` to the listeners of ``topic`` in this process. From any thread."""
+
+    def ask(function, *args):
+        """Call ``function`` in the engine's own thread, and wait. From any thread."""
+
+    def tell(function, *args, size=0):
+        """Call ``function`` in the engine's own thread, soon. From any thread."""
+
+    def listener_count(topic):
+        """How many WebSockets listen to ``topic`` in this process."""
+
+    def interrupted(topic, complete, position):
+        """Deliveries of ``topic`` had stopped and go on; ``complete``: and nothing was missed.
+
+        ``position`` is the id of the newest message, or ``None`` where none are kept.
+        """
+
+    def came(topic, who, id):
+        """The first WebSocket of ``who`` anywhere has come to ``topic``; repeats have one id."""
+
+    def went(topic, who, id):
+        """The last WebSocket of ``who`` anywhere has left ``topic``; repeats have one id."""
 
 
 class IEngine(Interface):
@@ -156,6 +244,9 @@ class IEngine(Interface):
 
     def call_later(seconds, function, *args):
         """Call ``function`` on the hub after ``seconds``."""
+
+    def when_ending(function):
+        """Have ``function`` called when what is served comes to its end."""
 
     def in_own_thread():
         """Whether the caller is in this engine's OS thread."""

@@ -1,12 +1,16 @@
-"""A message encoded once: its frame for plain WebSockets and one for each compression variant.
+"""A message encoded once: its frame for plain WebSockets and one for each other form.
 
-No I/O, and nothing about who receives it.
+A form is a whole number, or ``None`` for the plain frame: the window of a peer that inflates (RFC
+7692), and :data:`ENVELOPE` more for one that speaks ``stargate.v1``. No I/O, and nothing about who
+receives it.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+
+from stargate.envelope import envelope
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, RSV1 = 0x80, 0x40
@@ -17,34 +21,48 @@ DEFLATE_FROM = 64
 _EMPTY_BLOCK = b"\x00\x00\xff\xff"
 
 
+#: What a form has on top for listeners that get each message in an envelope.
+ENVELOPE = 32
+
+
 class Message:
     """One message of the application, ``str`` or ``bytes``, and the frames that carry it.
 
     A ``TypeError`` says what else was given. The frames are unmasked and unfragmented (RFC 6455,
     section 5.2: a server never masks), each made when it is first asked for and shared by all.
+    ``json`` tells that a text is JSON, ``id`` is the message's id where it is kept.
     """
 
-    __slots__ = ("_deflated", "frame", "opcode", "payload")
+    __slots__ = ("_frames", "frame", "id", "json", "opcode", "payload")
 
-    def __init__(self, message: str | bytes) -> None:
+    def __init__(self, message: str | bytes, *, json: bool = False, id: str | None = None) -> None:
         self.opcode, self.payload = taken_apart(message)
         self.frame = frame(FIN | self.opcode, self.payload)
-        self._deflated: dict[int, bytes] | None = None
+        self.json, self.id = json, id
+        self._frames: dict[int, bytes] | None = None
 
-    def deflated(self, window_bits: int) -> bytes:
-        """The frame for a listener that inflates with a window of ``window_bits`` (RFC 7692).
+    def frame_as(self, form: int | None) -> bytes:
+        """The frame for a listener that takes its messages in ``form``.
 
         Compressed with no context from the message before, so that it fits every such listener.
         """
-        if len(self.payload) < DEFLATE_FROM:
+        if form is None or (form < ENVELOPE and len(self.payload) < DEFLATE_FROM):
             return self.frame
-        if self._deflated is None:
-            self._deflated = {}
-        found = self._deflated.get(window_bits)
+        if self._frames is None:
+            self._frames = {}
+        found = self._frames.get(form)
         if found is None:
-            found = frame(FIN | RSV1 | self.opcode, deflate(self.payload, window_bits))
-            self._deflated[window_bits] = found
+            found = self._frames[form] = self._made(form)
         return found
+
+    def _made(self, form: int) -> bytes:
+        opcode, payload, window_bits = self.opcode, self.payload, form
+        if form >= ENVELOPE:
+            opcode, window_bits = TEXT, form - ENVELOPE
+            payload = envelope(payload, self.id, json=self.json, binary=self.opcode == BINARY)
+        if window_bits and len(payload) >= DEFLATE_FROM:
+            return frame(FIN | RSV1 | opcode, deflate(payload, window_bits))
+        return frame(FIN | opcode, payload)
 
 
 def taken_apart(message: str | bytes) -> tuple[int, bytes]:
@@ -59,10 +77,10 @@ def taken_apart(message: str | bytes) -> tuple[int, bytes]:
     )
 
 
-def frame_for(message: str | bytes, window_bits: int | None) -> bytes:
+def frame_for(message: str | bytes, form: int | None, json: bool = False) -> bytes:
     """The frame of a message for a single listener, as :class:`Message` makes it for many."""
-    if window_bits is not None:
-        return Message(message).deflated(window_bits)
+    if form is not None:
+        return Message(message, json=json).frame_as(form)
     opcode, payload = taken_apart(message)
     return frame(FIN | opcode, payload)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stargate.outbox import CLOSE
 
@@ -26,10 +26,10 @@ class Listeners:
     __slots__ = ("__weakref__", "_members", "plain", "topic")
 
     def __init__(
-        self, members: dict[Connection, None], plain: bool = True, topic: Topic | None = None
+        self, members: dict[Connection, Any], plain: bool = True, topic: Topic | None = None
     ) -> None:
         self._members = members
-        #: Whether none of them takes compressed frames.
+        #: Whether all of them take plain frames.
         self.plain = plain
         #: Where they listen; ``None`` where nobody does.
         self.topic = topic
@@ -51,10 +51,12 @@ class Listeners:
 class Topics:
     """The addresses at which somebody listens."""
 
-    __slots__ = ("_topics", "counters")
+    __slots__ = ("_topics", "backplane", "counters")
 
     def __init__(self, counters: Counters) -> None:
         self._topics: dict[Hashable, Topic] = {}
+        #: Who is told of those who come and go.
+        self.backplane: Any = None
         #: What the messages to all these addresses are counted in.
         self.counters = counters
 
@@ -66,16 +68,23 @@ class Topics:
         topic = self._topics.get(address)
         return topic.listeners() if topic is not None else Listeners({})
 
-    def join(self, listener: Connection, address: Hashable, policy: str | None = None) -> None:
+    def join(
+        self,
+        listener: Connection,
+        address: Hashable,
+        policy: str | None = None,
+        who: str | int | None = None,
+    ) -> None:
         """Make ``listener`` a listener at ``address``; twice is once.
 
         ``policy`` is what becomes of it when it is slow; without one a first join means to close.
+        ``who`` is the name that it has there.
         """
         topic = self._topics.get(address)
         if topic is None:
             topic = self._topics[address] = Topic(address, self)
         if topic not in listener._topics:
-            topic.add(listener)
+            topic.add(listener, who)
             listener._topics += (topic,)
         if policy is not None:
             listener._set_policy(topic, policy)
@@ -92,13 +101,14 @@ class Topics:
 class Topic:
     """One address and its listeners: copied before a change only while a snapshot is in use."""
 
-    __slots__ = ("_address", "_deflating", "_home", "_members", "_snapshot")
+    __slots__ = ("_address", "_others", "_home", "_members", "_snapshot")
 
     def __init__(self, address: Hashable, home: Topics) -> None:
         self._address, self._home = address, home
-        self._members: dict[Connection, None] = {}
-        #: How many of them take compressed frames.
-        self._deflating = 0
+        #: Each with its name.
+        self._members: dict[Connection, str | int | None] = {}
+        #: How many of them take another form than plain frames.
+        self._others = 0
         self._snapshot: weakref.ref[Listeners] | None = None
 
     @property
@@ -110,25 +120,30 @@ class Topic:
         """A snapshot, the same one as long as nobody joins or leaves."""
         snapshot = self._snapshot() if self._snapshot is not None else None
         if snapshot is None:
-            snapshot = Listeners(self._members, not self._deflating, self)
+            snapshot = Listeners(self._members, not self._others, self)
             self._snapshot = weakref.ref(snapshot)
         return snapshot
 
-    def add(self, listener: Connection) -> None:
+    def add(self, listener: Connection, who: str | int | None = None) -> None:
         """Add ``listener``; whoever holds a snapshot does not see it."""
-        self._own()[listener] = None
-        self._deflating += listener._window_bits is not None
+        self._own()[listener] = who
+        if self._home.backplane is not None:
+            self._home.backplane.enter(self._address, who)
+        self._others += listener._form is not None
 
     def discard(self, listener: Connection) -> None:
         """Remove ``listener``; the last one to go takes the topic along."""
         members = self._own()
         if listener in members:
-            del members[listener]
-            self._deflating -= listener._window_bits is not None
-        if not members:
-            self._home._topics.pop(self._address, None)
+            who = members.pop(listener)
+            if self._home.backplane is not None:
+                self._home.backplane.leave(self._address, who)
+            self._others -= listener._form is not None
+        gone = not members and self._home._topics.pop(self._address, None) is not None
+        if gone and self._home.backplane is not None:
+            self._home.backplane.unsubscribe(self._address)
 
-    def _own(self) -> dict[Connection, None]:
+    def _own(self) -> dict[Connection, Any]:
         if self._snapshot is not None:
             if self._snapshot() is not None:
                 self._members = self._members.copy()

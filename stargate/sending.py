@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from stargate.envelope import missed
+from stargate.message import ENVELOPE, frame_for
 from stargate.outbox import CLOSE, LATEST, Outbox
 from stargate.state import State
 
@@ -55,9 +57,10 @@ class Sending:
         "_pong",
         "_served",
         "_sock",
+        "_told",
         "_topics",
         "_walks",
-        "_window_bits",
+        "_form",
         "_write",
         "missed",
         "state",
@@ -70,7 +73,7 @@ class Sending:
         self._engine, self._walks = engine, walks
         self._limits, self._counters = limits, counters
         #: The window of a peer that takes compressed frames; ``None`` for plain ones.
-        self._window_bits: int | None = None
+        self._form: int | None = None
         self._outbox: Outbox | None = None
         #: The answer to the last ping, while the outbox is in the way.
         self._pong = b""
@@ -86,6 +89,8 @@ class Sending:
         #: How many messages of its resources this connection did not get, because its peer read
         #: too slowly.
         self.missed = 0
+        #: How many of them its peer has been told of, where it can be told.
+        self._told = 0
         self.state = State.OPEN
 
     # What those above add.
@@ -147,7 +152,7 @@ class Sending:
         if walk is None or policy is CLOSE:
             outbox.append(buffer, sent, messages=len(walk.messages) if walk is not None else 1)
         else:
-            begun, frames, sent = _unsent(walk.frames(self._window_bits), sent)
+            begun, frames, sent = _unsent(walk.frames(self._form), sent)
             if begun:
                 outbox.append(begun, sent)
             self._queue_droppable(outbox, walk, policy, frames)
@@ -167,7 +172,7 @@ class Sending:
         walk, policy = self._walks.serving, self._policy()
         messages = len(walk.messages) if walk is not None else 1
         if walk is not None and policy is not CLOSE:
-            self._queue_droppable(outbox, walk, policy, walk.frames(self._window_bits))
+            self._queue_droppable(outbox, walk, policy, walk.frames(self._form))
         elif outbox.cost < bound:
             outbox.append(buffer, messages=messages)
         else:
@@ -201,20 +206,20 @@ class Sending:
         self, outbox: Outbox, walk: _Walk, policy: str, frames: list[bytes]
     ) -> None:
         """Queue what may be dropped, one message a frame, and drop what has to be."""
-        topic, bound, missed = walk.listeners.topic, self._limits.outbox_size, 0
+        topic, bound, lost = walk.listeners.topic, self._limits.outbox_size, 0
         assert topic is not None
         if policy is LATEST and frames:
-            missed = outbox.drop(topic) + len(frames) - 1
+            lost = outbox.drop(topic) + len(frames) - 1
             frames = frames[-1:]
         for frame in frames:
-            missed += outbox.drop(topic, bound)
+            lost += outbox.drop(topic, bound)
             if outbox.cost < bound:
                 outbox.append_droppable(topic, frame)
             elif policy is LATEST:
                 self._give_up(outbox, 1)  # Full of what may not be dropped.
             else:
-                missed += 1
-        self._miss(missed)
+                lost += 1
+        self._miss(lost)
 
     def _make_room(self, outbox: Outbox, bound: int) -> None:
         """Try the socket once more before it is called slow."""
@@ -249,6 +254,8 @@ class Sending:
         self._set_events(self._events & ~WRITE)
         if pong and self.state is State.OPEN:
             self._put(pong)
+        if self.missed > self._told:
+            self._tell_missed()
         self._finish_sending()
 
     # Slow listeners.
@@ -279,22 +286,28 @@ class Sending:
         self.missed += count
         self._counters.drops += count
 
+    def _tell_missed(self) -> None:
+        """Tell a peer that speaks ``stargate.v1`` what it did not get."""
+        count, self._told = self.missed - self._told, self.missed
+        if self._form is not None and self._form >= ENVELOPE and self.state is State.OPEN:
+            self._put(frame_for(missed(count), None))
+
     def _give_up(self, outbox: Outbox, more: int = 0, why: str = "") -> None:
         """The peer does not read: drop what waits, say 1013 behind the frame it is in.
 
         ``more`` messages could not even be queued.
         """
         waited = outbox.size
-        missed = outbox.keep_started() + more + self._walks.waiting(self)
-        self.missed += missed
-        self._counters.drops += missed
+        lost = outbox.keep_started() + more + self._walks.waiting(self)
+        self.missed += lost
+        self._counters.drops += lost
         self._counters.slow_closes += 1
         self._engine.spawn(
             log.warning,
             "closing a slow WebSocket with 1013: %s; %d bytes waited, %d message(s) are lost (%r)",
             why or f"stargate.outbox_size is {self._limits.outbox_size}",
             waited,
-            missed,
+            lost,
             self,
         )
         self._start_closing(TRY_LATER, "too slow")
@@ -308,9 +321,9 @@ class Sending:
         self._walks.backlog.wait_for_room(self, outbox, before)
         if self._outbox is not outbox or outbox.cost < before:
             return
-        missed = outbox.drop_all()
-        self._miss(missed)
-        if not missed:
+        lost = outbox.drop_all()
+        self._miss(lost)
+        if not lost:
             self._give_up(
                 outbox,
                 why=f"it is the largest outbox, and stargate.outbox_total is "

@@ -305,6 +305,7 @@ class Server:
                     task.cancel()
             self.http.stop()
             self._remove_unix_socket()
+            self.engine.end()
         if self._left is not None:
             log.warning(
                 "cut %d request(s), %d WebSocket(s) and %d view(s): graceful_timeout is %s s",

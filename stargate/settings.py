@@ -5,6 +5,7 @@ The server's own table is in ``server.py``: the server is made before the applic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.settings import asbool, aslist, falsey, truthy
 
 PREFIX = "stargate."
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII).fullmatch
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,26 @@ def flag(value: Any) -> bool:
     if str(value).strip().lower() not in (*truthy, *falsey):
         raise ValueError("it must be true or false")
     return bool(asbool(value))
+
+
+BACKPLANES = ("redis", "rediss", "unix")
+
+
+def backplane(value: Any) -> str:
+    """A parser for ``memory`` or the URL of a Redis."""
+    text = str(value).strip()
+    scheme, found, _ = text.partition("://")
+    if text != "memory" and (not found or scheme.partition("+")[0] not in BACKPLANES):
+        raise ValueError("it must be 'memory' or a URL as in redis://localhost:6379/0")
+    return text
+
+
+def namespace(value: Any) -> str:
+    """A parser for a name of up to 64 letters, digits and ``_.-``."""
+    text = str(value).strip()
+    if text and not _NAMESPACE(text):
+        raise ValueError("it must be 1 to 64 letters, digits, or any of _ . -")
+    return text
 
 
 APPLICATION = (
@@ -238,9 +261,68 @@ APPLICATION = (
     Setting(
         "backplane",
         "memory",
-        one_of("memory"),
+        backplane,
         "",
-        "What carries messages between processes. `memory` carries them within this one.",
+        "What carries messages between processes. `memory` carries them within this one; a URL "
+        "names a Redis (7 or later) or Valkey: `redis://host:6379/0`, `rediss://` with TLS, "
+        "`unix:///path`, `redis+sentinel://host:26379,host:26379/name`, or `redis+cluster://host`. "
+        "It needs `pip install stargate[redis]` and a `namespace`.",
+    ),
+    Setting(
+        "namespace",
+        "",
+        namespace,
+        "",
+        "The name of this application in the Redis of `backplane`: part of every key and of every "
+        "Pub/Sub channel, so that two applications in one Redis do not hear each other.",
+    ),
+    Setting(
+        "backplane_timeout",
+        2.0,
+        seconds(0.01),
+        "seconds",
+        "How long one call may wait for the backplane in all: for a free connection, for the "
+        "connecting and for the answer. Then it raises `BackplaneError`; others go on meanwhile.",
+    ),
+    Setting(
+        "backplane_replicas",
+        0,
+        at_least(0),
+        "replicas",
+        "How many replicas must have a message before `send()` returns (Redis's `WAIT`). 0: the "
+        "primary's memory will do, and a fail-over may lose the last messages.",
+    ),
+    Setting(
+        "backplane_on_error",
+        "raise",
+        one_of("raise", "local"),
+        "",
+        "What `send()` does when the backplane has certainly not got the message: `raise` raises "
+        "`BackplaneError`; `local` reaches the listeners of this process, and logs it.",
+    ),
+    Setting(
+        "memory_in_many_workers",
+        False,
+        flag,
+        "",
+        "Let gunicorn start several workers with `backplane = memory`, although a message then "
+        "reaches the browsers of one of them only.",
+    ),
+    Setting(
+        "recover_limit",
+        16_777_216,
+        at_least(0),
+        "bytes",
+        "The most that a WebSocket which comes back is sent of what it missed; where more is "
+        "missing it is told so instead. It waits in memory for as long as its peer needs.",
+    ),
+    Setting(
+        "presence",
+        True,
+        flag,
+        "",
+        "Whether who listens is told to the other processes (`presence()`, `listener_count()`, "
+        "`ListenerJoined`): without, there are no requests to Redis for it.",
     ),
 )
 
@@ -261,6 +343,7 @@ class Limits:
     outbox_progress: int = 16_384
     outbox_progress_timeout: float = 10.0
     max_send_size: int = 1_048_576
+    recover_limit: int = 16_777_216
     close_timeout: float = 10.0
     drain_period: float = 0.0
     ping_interval: float = 20.0
@@ -290,6 +373,11 @@ def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"{PREFIX}max_send_size = {found['max_send_size']}: it must be at most "
             f"{PREFIX}outbox_size, {found['outbox_size']}, of which a quarter is a good value"
         )
+    if found["backplane"] != "memory" and not found["namespace"]:
+        raise ConfigurationError(
+            f"{PREFIX}namespace is not set: with a Redis it must be the name of this application "
+            "there, as in stargate.namespace = shop"
+        )
     return found
 
 
@@ -305,8 +393,14 @@ def read(table: Iterable[Setting], given: Mapping[str, Any], prefix: str = "") -
         try:
             found[name] = setting.parse(value)
         except ValueError as error:
-            raise ConfigurationError(f"{prefix}{name} = {value!r}: {error}") from error
+            shown = without_password(value)
+            raise ConfigurationError(f"{prefix}{name} = {shown!r}: {error}") from error
     return found
+
+
+def without_password(value: Any) -> Any:
+    """``value``, or where it is text with a URL: without the user and password in that."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1***@", value) if isinstance(value, str) else value
 
 
 def limits(values: Mapping[str, Any]) -> Limits:

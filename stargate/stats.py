@@ -38,6 +38,20 @@ class Stats:
     rate_closes: int
     #: WebSockets cut because their peers were silent for ``ping_interval`` and ``ping_timeout``.
     pings_missed: int
+    #: WebSockets that came back and got all that they had missed, and those that could not.
+    recovered: int
+    unrecovered: int
+    #: Messages that this process has handed to the backplane, and that it was handed by it.
+    published: int
+    received: int
+    #: Messages between processes that were of another version, too long, or none at all.
+    skipped: int
+    #: Addresses that were subscribed anew because the backplane had been out of reach.
+    resubscribed: int
+    #: Gaps found in what came from the backplane: messages that had to be fetched.
+    gaps: int
+    #: Seconds between the sending of the last message that came with a time, and its coming.
+    lag: float
 
 
 class Counters:
@@ -48,13 +62,21 @@ class Counters:
         "bytes_out",
         "connections",
         "drops",
+        "gaps",
+        "lag",
         "messages_in",
         "messages_out",
         "opened",
         "pings_missed",
+        "published",
         "rate_closes",
+        "received",
+        "recovered",
         "refusals",
+        "resubscribed",
+        "skipped",
         "slow_closes",
+        "unrecovered",
         "walks",
     )
 
@@ -63,6 +85,9 @@ class Counters:
         self.messages_in = self.bytes_in = self.messages_out = self.bytes_out = 0
         self.walks = self.drops = self.slow_closes = 0
         self.rate_closes = self.pings_missed = 0
+        self.recovered = self.unrecovered = 0
+        self.published = self.received = self.skipped = self.resubscribed = self.gaps = 0
+        self.lag = 0.0
         self.refusals: dict[str, int] = {}
 
     def refuse(self, cause: str) -> None:

@@ -89,11 +89,8 @@ class FakeWebSocket(WebSocket):
 def _arrive() -> None:
     """Wait until every message that was sent before has been delivered."""
     gate: Gate = current_gate()
-    engine = gate._bound()
-    if engine is None or engine.in_own_thread():
-        gate._walks.run()
-    else:
-        engine.ask_from_thread(gate._walks.run)
+    delivery = gate._delivery
+    delivery.ask(lambda: delivery.walks.run())
 
 
 class _Peer:

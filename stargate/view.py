@@ -19,9 +19,11 @@ from pyramid.response import Response
 from pyramid.threadlocal import manager
 from zope.interface import implementer
 
-from stargate.application import CAPTURED, address_of, gate
+from stargate.addresses import CAPTURED, address_of
+from stargate.application import gate
 from stargate.connection import NORMAL
 from stargate.engine import current_engine, refuse, stopping, take_over
+from stargate.envelope import SUBPROTOCOL
 from stargate.events import ViewFailed
 from stargate.exceptions import ConnectionClosed
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
@@ -123,6 +125,8 @@ class WebSocketResponse(Response):
             # Now, while the transaction lasts: asking later would ask the database again.
             "userid": request.authenticated_userid,
         }
+        if accepted.subprotocol == SUBPROTOCOL:
+            self._stargate_facts |= _resumed(request)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         view, accepted = self._stargate
@@ -179,6 +183,16 @@ class WebSocketResponse(Response):
                 raise ValueError(f"the header {name} has a line break: {value!r}")
             lines.append(f"{name}: {value}")
         return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+def _resumed(request: Request) -> dict[str, Any]:
+    """What a WebSocket that speaks ``stargate.v1`` knows of the one that it takes the place of."""
+    _context, address = getattr(request, CAPTURED, (None, None))
+    try:
+        since = request.GET.get("since")
+    except UnicodeDecodeError:
+        since = "?"  # No id: whoever sends it is told that it can't be gone on from.
+    return {"ids": True, "since": (address, since) if address and since else None}
 
 
 #: The answer to a handshake while the server ends; another one may have taken its place.

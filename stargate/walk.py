@@ -254,19 +254,19 @@ class _Walk:
             for listener in islice(self.listeners._members, len(self.listeners) - self.left):
                 listener._served = self.number
 
-    def buffer(self, window_bits: int | None) -> bytes:
-        """All messages as one buffer, made once for all listeners with these parameters."""
-        found = self._buffers.get(window_bits)
+    def buffer(self, form: int | None) -> bytes:
+        """All messages as one buffer, made once for all listeners that take this form."""
+        found = self._buffers.get(form)
         if found is None:
-            frames = self.frames(window_bits)
-            found = self._buffers[window_bits] = frames[0] if len(frames) == 1 else b"".join(frames)
+            frames = self.frames(form)
+            found = self._buffers[form] = frames[0] if len(frames) == 1 else b"".join(frames)
         return found
 
-    def frames(self, window_bits: int | None) -> list[bytes]:
+    def frames(self, form: int | None) -> list[bytes]:
         """The frame of each message, as :meth:`buffer` has them joined."""
-        if window_bits is None:
+        if form is None:
             return [message.frame for message in self.messages]
-        return [message.deflated(window_bits) for message in self.messages]
+        return [message.frame_as(form) for message in self.messages]
 
     def serve(self, budget: int) -> int:
         """Send to the next ``budget`` listeners; returns how many it came to."""
@@ -306,7 +306,7 @@ class _Walk:
     def serve_one(self, listener: Connection) -> None:
         """Send to ``listener``, in turn or out of turn, and mark it as served."""
         listener._served = self.number
-        buffer = self.buffer(listener._window_bits)
+        buffer = self.buffer(listener._form)
         if self.counters is not None:
             self.counters.messages_out += len(self.messages)
             self.counters.bytes_out += len(buffer)

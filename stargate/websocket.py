@@ -15,15 +15,17 @@ from websockets.frames import Close
 from zope.interface import implementer
 
 from stargate.connection import LOST, READ, Connection
+from stargate.envelope import recovered
 from stargate.exceptions import ConnectionClosed
 from stargate.incoming import UNBOUNDED
 from stargate.interfaces import IWebSocket
-from stargate.message import FIN, PING, frame, frame_for
+from stargate.message import ENVELOPE, FIN, PING, Message, frame, frame_for
 from stargate.state import State
 from stargate.walk import write
 
 if TYPE_CHECKING:
     from stargate.application import Gate
+    from stargate.history import History
 
 #: Messages that a view takes before everybody else gets a turn.
 MESSAGES_A_TURN = 64
@@ -48,6 +50,7 @@ class WebSocket(Connection):
         "_id",
         "_inbox",
         "_runner",
+        "_since",
         "_taken",
         "_waiter",
         "discarded",
@@ -60,6 +63,10 @@ class WebSocket(Connection):
 
     def __init__(self, sock: Any, gate: Gate, facts: dict[str, Any], **options: Any) -> None:
         super().__init__(sock, counters=gate.counters, heartbeat=gate.heartbeat, **options)
+        if facts.get("ids"):
+            self._form = (self._form or 0) + ENVELOPE
+        #: The address that its peer comes back to, and the last id it has seen of that.
+        self._since: tuple[str, str] | None = facts.get("since")
         self._gate = gate
         self._id: str | None = None
         #: Messages that wait to be read; ``None`` when nobody will ever read them.
@@ -96,6 +103,7 @@ class WebSocket(Connection):
         """A name for logs, unique among all connections: 32 hexadecimal digits."""
         if self._id is None:
             self._id = uuid4().hex
+            self._gate._delivery.by_id[self._id] = self
         return self._id
 
     @property
@@ -234,11 +242,11 @@ class WebSocket(Connection):
         are queued, so that a handler may stream. Raises ``TypeError`` for any other type, and
         :class:`~stargate.exceptions.ConnectionClosed` when the connection has ended.
         """
-        self._send(frame_for(message, self._window_bits))
+        self._send(frame_for(message, self._form))
 
     def send_json(self, value: Any) -> None:
         """Send ``value`` as text, as the application's JSON renderer writes it."""
-        self._send(frame_for(self._gate.to_json(value), self._window_bits))
+        self._send(frame_for(self._gate.to_json(value), self._form, json=True))
 
     def _send(self, buffer: bytes) -> None:
         if self.state is not State.OPEN:
@@ -270,6 +278,38 @@ class WebSocket(Connection):
     def _count_out(self, buffer: bytes) -> None:
         self._counters.messages_out += 1
         self._counters.bytes_out += len(buffer)
+
+    # What it has missed of a resource.
+
+    def _take_since(self, address: object) -> str | None:
+        """What its peer has seen last of ``address``; asked once."""
+        if self._since is None or self._since[0] != address:
+            return None
+        since, self._since = self._since[1], None
+        return since
+
+    def _recover(self, history: History, limit: int) -> bool:
+        """Send what it has missed, at its own pace; returns whether that was everything."""
+        complete = history.complete and sum(len(kept.message) for kept in history) <= limit
+        counters, form = self._counters, self._form
+        if complete:
+            counters.recovered += 1
+            self._walks.settle(self)
+            for kept in history:
+                message = Message(kept.message, json=kept.json, id=kept.id)
+                buffer = message.frame_as(form)
+                self._count_out(buffer)
+                self._put(buffer, messages=1, streamed=True)
+        else:
+            counters.unrecovered += 1
+        self._tell_recovered(complete, history.position)
+        return complete
+
+    def _tell_recovered(self, complete: bool, position: str | None) -> None:
+        """Tell a peer that speaks ``stargate.v1`` whether it has got everything."""
+        if self._form is not None and self._form >= ENVELOPE and self.state is State.OPEN:
+            self._walks.settle(self)
+            write(self, frame_for(recovered(complete, position), self._form - ENVELOPE or None))
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping with at most 125 bytes (RFC 6455, section 5.5.2); the answer is ignored."""

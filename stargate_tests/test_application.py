@@ -11,7 +11,8 @@ from pyramid.threadlocal import RequestContext
 from zope.interface.verify import verifyObject
 
 from stargate import AmbiguousApplication, ConnectionClosed, NoAddress, WebSocketAwareContext, gate
-from stargate.application import CAPTURED, Gate, address_of, current_gate, location, register
+from stargate.addresses import CAPTURED, address_of, location
+from stargate.application import Gate, current_gate, register
 from stargate.engine.hub import Engine, threading
 from stargate.interfaces import IGate
 from stargate.testing import FakeWebSocket
@@ -439,9 +440,9 @@ def test_when_its_engine_has_ended_another_may_serve_it(engine):
     application.bind(ended)
     turn(ended)
     ended.close()
-    assert application._bound() is None
+    assert application._delivery.engine is None
     walks = application.bind(engine)
-    assert application._bound() is engine and application._walks is walks
+    assert application._delivery.engine is engine and application._delivery.walks is walks
 
 
 def test_a_thread_may_add_send_and_remove_and_order_holds(engine, wire):

@@ -19,7 +19,7 @@ def test_only_those_with_an_outbox_are_looked_at(engine, wire, gate):
     websocket, peer = wire(gate=gate)
     wire(gate=gate)
     fill(websocket)
-    backlog = gate._walks.backlog
+    backlog = gate._delivery.walks.backlog
     assert (len(backlog), list(backlog)) == (1, [websocket])
     turn_until(engine, lambda: (peer.read(), websocket.buffered)[1] == 0)
     assert len(backlog) == backlog.total.cost == 0
@@ -28,7 +28,7 @@ def test_only_those_with_an_outbox_are_looked_at(engine, wire, gate):
 def test_who_ends_takes_its_part_of_the_total_along(engine, wire, gate):
     websocket, _peer = wire(gate=gate)
     fill(websocket)
-    backlog = gate._walks.backlog
+    backlog = gate._delivery.walks.backlog
     assert backlog.total.cost > websocket.buffered > 0
     websocket._dispose()
     assert len(backlog) == backlog.total.cost == 0
@@ -50,7 +50,7 @@ def test_past_the_total_the_largest_outbox_goes_first(engine, wire, gate, caplog
         small.send("x" * 100_000)
         assert not small.closed
     assert (large.close_code, gate.stats().slow_closes) == (1013, 1)
-    assert gate._walks.backlog.total.cost < 3_000_000
+    assert gate._delivery.walks.backlog.total.cost < 3_000_000
     turn(engine)
     turn(engine)
     assert "stargate.outbox_total is 3000000" in caplog.text
@@ -65,7 +65,7 @@ def test_what_may_be_dropped_goes_before_anybody_is_closed(engine, wire, gate):
         turn(engine)
     assert not websocket.closed
     assert websocket.missed == gate.stats().drops > 0
-    assert gate._walks.backlog.total.cost < 1_500_000
+    assert gate._delivery.walks.backlog.total.cost < 1_500_000
 
 
 def test_who_has_read_meanwhile_is_not_the_largest_any_more(engine, wire, gate):
@@ -76,7 +76,7 @@ def test_who_has_read_meanwhile_is_not_the_largest_any_more(engine, wire, gate):
     fill(large)
     for _ in range(6):
         large.send(BIG)
-    backlog = gate._walks.backlog
+    backlog = gate._delivery.walks.backlog
     while backlog.total.cost < 2_950_000:
         small.send("x" * 10_000)
     peer.read()  # The hub has no turn: the total is as it was.
@@ -191,7 +191,7 @@ def test_no_progress_is_asked_for_when_that_is_off(engine, wire, gate, monkeypat
 def test_the_looking_ends_when_nobody_is_slow_any_more(engine, wire, gate, monkeypatch):
     monkeypatch.setattr(backlogs, "SHORTEST_LOOK", 0.01)
     websocket, peer = wire(gate=gate, outbox_progress_timeout=0.1)
-    backlog = gate._walks.backlog
+    backlog = gate._delivery.walks.backlog
     for _ in range(2):  # And begins again.
         fill(websocket)
         assert backlog._looking

@@ -57,12 +57,12 @@ def test_anything_else_is_a_type_error_that_names_the_type(value):
 
 def test_a_short_message_is_not_compressed():
     message = Message("x" * (DEFLATE_FROM - 1))
-    assert message.deflated(12) is message.frame
+    assert message.frame_as(12) is message.frame
 
 
 def test_a_compressed_message_inflates_to_itself():
     message = Message("tell " * 100)
-    data = message.deflated(12)
+    data = message.frame_as(12)
     assert data[0] == FIN | RSV1 | TEXT
     assert len(data) < len(message.frame)
     payload = data[2:] if data[1] < 126 else data[4:]
@@ -72,21 +72,21 @@ def test_a_compressed_message_inflates_to_itself():
 
 def test_a_variant_is_made_once_for_all_listeners():
     message = Message("tell " * 100)
-    assert message.deflated(12) is message.deflated(12)
+    assert message.frame_as(12) is message.frame_as(12)
 
 
 def test_each_window_has_its_own_variant():
     message = Message(bytes(range(256)) * 40 + b"x" * 9000 + bytes(range(256)) * 40)
-    assert message.deflated(9) is not message.deflated(15)
+    assert message.frame_as(9) is not message.frame_as(15)
     for bits in (9, 15):
         assert zlib.decompressobj(-bits).decompress(
-            message.deflated(bits)[4:] + b"\x00\x00\xff\xff"
+            message.frame_as(bits)[4:] + b"\x00\x00\xff\xff"
         )
 
 
 def test_no_variant_depends_on_the_message_before():
     first, second = Message("tell " * 100), Message("tell " * 100)
-    assert first.deflated(12) == second.deflated(12)
+    assert first.frame_as(12) == second.frame_as(12)
 
 
 MESSAGES = ["", "ü", "x" * 63, "x" * 64, "tell " * 100, b"", b"\xff" * 64, bytes(range(256)) * 300]
@@ -96,7 +96,7 @@ MESSAGES = ["", "ü", "x" * 63, "x" * 64, "tell " * 100, b"", b"\xff" * 64, byte
 @pytest.mark.parametrize("bits", [9, 12, 15])
 def test_a_frame_for_one_is_the_frame_for_many(message, bits):
     assert frame_for(message, None) == Message(message).frame
-    assert frame_for(message, bits) == Message(message).deflated(bits)
+    assert frame_for(message, bits) == Message(message).frame_as(bits)
 
 
 def test_a_frame_for_one_that_is_compressed_differs_from_the_plain_one():

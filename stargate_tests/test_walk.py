@@ -424,7 +424,7 @@ def test_a_listener_that_inflates_gets_the_compressed_frames():
     world.walks.add(world.topics.listeners("/a"), message)
     world.turns()
     assert plain.buffers == [message.frame]
-    assert inflating.buffers == [message.deflated(12)]
+    assert inflating.buffers == [message.frame_as(12)]
     assert zlib.decompressobj(-12).decompress(inflating.buffers[0][2:]) == message.payload
 
 
@@ -436,7 +436,7 @@ def test_several_compressed_messages_leave_as_one_buffer():
     for message in messages:
         world.walks.add(world.topics.listeners("/a"), message)
     world.turns()
-    assert inflating.buffers == [b"".join(message.deflated(12) for message in messages)]
+    assert inflating.buffers == [b"".join(message.frame_as(12) for message in messages)]
 
 
 def test_of_a_walk_that_is_overtaken_only_who_was_not_served_misses_it(small):

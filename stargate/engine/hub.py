@@ -86,6 +86,7 @@ class Engine:
         #: One object a class, for the rooms above: what they share among all users of an engine.
         self.shared: dict[type, Any] = {}
         self.closed = False
+        self._enders: list[Callable[[], object]] = []
         self._idle: list[Any] = []
         #: What waits for a greenlet, and whether it can wait for the end of a round of watchers.
         self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -108,6 +109,18 @@ class Engine:
         )
         # eventlet remembers the greenlet that asked, and would keep it alive.
         self._listener.greenlet = self._hub.greenlet
+
+    def when_ending(self, function: Callable[[], object]) -> None:
+        """Have ``function`` called when what is served on this engine comes to its end."""
+        self._enders.append(function)
+
+    def end(self) -> None:
+        """Call what :meth:`when_ending` was given, once; in a greenlet, which may wait."""
+        while self._enders:
+            try:
+                self._enders.pop()()
+            except Exception as error:
+                log.error("an ending failed", exc_info=error)
 
     def close(self) -> None:
         """Release the descriptors, and end the hub; a thread that waits for room is let go.

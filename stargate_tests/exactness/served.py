@@ -379,7 +379,7 @@ def left(context, request):
         "connections": len(engine.connections),
         "views": engine.running,
         "topics": len(gate._topics),
-        "walks": len(gate._walks._queue),
+        "walks": len(gate._delivery.walks._queue),
         "listeners": sum(len(context[name].listeners) for name in RESOURCES),
         "websockets": sum(type(each) is WebSocket for each in gc.get_objects()),
     }

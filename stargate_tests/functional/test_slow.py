@@ -56,7 +56,9 @@ def test_what_a_stalled_listener_of_the_latest_reads_first_is_what_its_own_kerne
             sent += 1
             if sent % 50 == 0:
                 engine.ask_from_thread(lambda: None)
-        wait_until(lambda: not engine.ask_from_thread(lambda: len(server.gate._walks._queue)))
+        wait_until(
+            lambda: not engine.ask_from_thread(lambda: len(server.gate._delivery.walks._queue))
+        )
         missed, found = websocket.missed, []
         while not found or found[-1] != sent - 1:
             found.append(int(raw.read_frame(sock)[1][:7]))

@@ -1,1 +1,1 @@
-"""The backplane over Redis or Valkey, and what publishes to it: the only room that knows redis-py."""
+"""The backplane over Redis or Valkey: the only room that knows redis-py."""

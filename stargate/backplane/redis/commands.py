@@ -243,9 +243,7 @@ class _Call:
 
     def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
         connection = self._connection
-        clean = error is None or (
-            isinstance(error, ResponseError) and connection._sock is not None
-        )
+        clean = error is None or (isinstance(error, ResponseError) and connection._sock is not None)
         if not clean or is_moved_away(error):
             connection.disconnect()
             connection = None

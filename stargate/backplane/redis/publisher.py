@@ -84,9 +84,7 @@ class Publisher:
     def touch(self, topic: str, keep: Keep) -> MessageId:
         """Say how much is kept of ``topic`` from now on; returns where it stands."""
         keys = self.keys(topic)
-        return _position(
-            self.commands.script(TOUCH, (keys.history, keys.meta), touching(keep))
-        )
+        return _position(self.commands.script(TOUCH, (keys.history, keys.meta), touching(keep)))
 
     def touch_all(self, topics: Sequence[tuple[str, Keep]]) -> list[MessageId | None]:
         """:meth:`touch` for several, fewer round trips; ``None`` where the server gave an error."""
@@ -160,10 +158,7 @@ def touching(keep: Keep) -> tuple[Any, ...]:
 def as_history(page: Page) -> History:
     """``page`` as an application sees it."""
     return History(
-        (
-            Kept(each.id, each.message, each.time / 1000, each.kind == JSON)
-            for each in page.packets
-        ),
+        (Kept(each.id, each.message, each.time / 1000, each.kind == JSON) for each in page.packets),
         complete=page.holds,
         position=str(page.position) if page.position is not None else None,
     )

@@ -324,7 +324,7 @@ def application_values(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if name.startswith(PREFIX)
     }
-    found = _values(APPLICATION, given, PREFIX)
+    found = values(APPLICATION, given, PREFIX)
     if found["max_connections"] is None:
         found["max_connections"] = spare_descriptors()
     if found["max_send_size"] is None:
@@ -345,12 +345,13 @@ def application_values(settings: Mapping[str, Any]) -> dict[str, Any]:
 def read(table: Iterable[Setting], given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``given`` as values of ``table``, with its defaults; raises ``ConfigurationError``."""
     try:
-        return _values(table, given, prefix)
+        return values(table, given, prefix)
     except ValueError as error:
         _misconfigured(error)
 
 
-def _values(table: Iterable[Setting], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def values(table: Iterable[Setting], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """:func:`read`, with a ``ValueError``."""
     known = {setting.name: setting for setting in table}
     found = {name: setting.default for name, setting in known.items()}
     for name, value in given.items():

@@ -195,8 +195,9 @@ def _in_redis(settings: dict[str, Any]) -> Namespace:
         from stargate.backplane.redis.publisher import Publisher as Namespace
         from stargate.backplane.redis.publisher import commands_to
     except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
         raise ModuleNotFoundError(
-            f"{error.name} is missing: pip install stargate[redis]", name=error.name
+            f"{name} is missing: pip install stargate[redis]", name=name
         ) from error
     return Namespace(
         commands_to(settings["backplane"], float(settings["backplane_timeout"])),

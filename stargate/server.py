@@ -50,8 +50,9 @@ class ServerSettings:
 
 def table() -> tuple[Setting, ...]:
     """The settings of the server, with their defaults, units and reasons."""
+    from stargate.parsers import at_least, flag, one_of, seconds, words
     from stargate.proxies import HEADERS, proxy_names
-    from stargate.settings import Setting, at_least, flag, one_of, seconds, words
+    from stargate.settings import Setting
 
     return (
         Setting(

@@ -1,7 +1,7 @@
 """What stands in for a process of an application while a backplane is tested: no sockets.
 
 It has a thread of its own, as an engine has, and writes down all that a backplane hands to it. The
-tests that use it are ``contract.py``'s.
+tests that use it are in the modules beside it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class Listener:
     who: str | int | None
     history: History = field(default_factory=History)
     heard: list[Heard] = field(default_factory=list)
+
+    def has(self, count: int) -> Callable[[], bool]:
+        """Says whether it has heard ``count`` messages."""
+        return lambda: len(self.heard) >= count
 
     @property
     def messages(self) -> list[str | bytes]:
@@ -165,7 +169,8 @@ class Process:
         who: str | int | None = None,
     ) -> Listener:
         """A new listener: from here on it hears what is sent to ``topic``."""
-        return self.receiver.ask(self._join, Listener(topic, who), keep, since)  # type: ignore[no-any-return]
+        found: Listener = self.receiver.ask(self._join, Listener(topic, who), keep, since)
+        return found
 
     def _join(self, listener: Listener, keep: Keep | None, since: str | None) -> Listener:
         listener.history = self.backplane.subscribe(listener.topic, keep, since)
@@ -205,3 +210,46 @@ class Process:
         """Close the backplane, and end the thread of the receiver."""
         self.backplane.close()
         self.receiver.stop()
+
+
+class Writer:
+    """Sends from a thread of its own: ``prefix`` and a number, ``count`` times."""
+
+    def __init__(
+        self, process: Process, topic: str, prefix: str, count: int, keep: Keep | None = None
+    ) -> None:
+        self.sent: list[str] = []
+        self._process, self._topic, self._keep = process, topic, keep
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(prefix, count), daemon=True)
+        self._thread.start()
+
+    def _run(self, prefix: str, count: int) -> None:
+        try:
+            for number in range(count):
+                if self._stop.is_set():
+                    return
+                message = f"{prefix}:{number}"
+                self.sent.append(message)
+                self._process.send(self._topic, message, keep=self._keep)
+        except BaseException as error:
+            self._error = error
+
+    def finish(self, now: bool = False) -> None:
+        """Wait for its end; ``now``: however much it has sent. Raises what it failed with."""
+        if now:
+            self._stop.set()
+        until(lambda: not self._thread.is_alive())
+        if self._error is not None:
+            raise self._error
+
+
+def texts(history: History) -> list[str | bytes]:
+    """What was sent."""
+    return [each.message for each in history]
+
+
+def state(history: History) -> tuple[list[str | bytes], bool]:
+    """What was sent, and whether that is all."""
+    return texts(history), history.complete

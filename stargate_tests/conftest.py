@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import ExitStack
+from uuid import uuid4
 
 import pytest
 
@@ -14,7 +16,17 @@ from stargate.engine.hub import threading as engines_threading
 from stargate.settings import Limits
 from stargate.websocket import WebSocket
 from stargate_tests.peers import Peer
+from stargate_tests.redis_groups import Cluster
+from stargate_tests.redis_relay import Relay
+from stargate_tests.redis_servers import RedisServer, executable
 from stargate_tests.waiting import turn, turn_until
+
+NO_REDIS = """
+**********************************************************************
+** NO REDIS: the tests that need one are SKIPPED. Install Redis >= 7 **
+** (or Valkey), or name one in REDIS_SERVER=/path/to/redis-server    **
+**********************************************************************
+"""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -96,3 +108,50 @@ def run(engine):
         raise value
 
     return run
+
+
+@pytest.fixture(scope="session")
+def redis_path(request):
+    """The path of a Redis. Without one: a notice and a skip, or a failure where CI=true."""
+    found = executable()
+    if found:
+        return found
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail("no Redis for the tests that need one, and CI=true", pytrace=False)
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(NO_REDIS, flush=True)
+    pytest.skip("NO REDIS")
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_path):
+    """A Redis for all tests of this process: each has a ``namespace`` of its own, none ends it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def namespace():
+    """A name that no other test has."""
+    return f"test-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def own_redis(redis_path):
+    """``own_redis(**config)``: a Redis for one test, which may end it and start it again."""
+    with ExitStack() as stack:
+        yield lambda **config: stack.enter_context(RedisServer(**config))
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(redis_path):
+    """A Redis Cluster for all tests of this process; its slots may be moved, its nodes stay."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def relay():
+    """``relay(server, **options)``: a relay in front of a Redis; closed after the test."""
+    with ExitStack() as stack:
+        yield lambda server, **options: stack.enter_context(Relay(server, **options))

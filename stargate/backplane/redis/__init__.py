@@ -1,0 +1,1 @@
+"""The backplane over Redis or Valkey: the only room that knows redis-py."""

@@ -1,0 +1,167 @@
+"""The URL of a Redis: one server, Sentinels or a Cluster, and how a connection to it is opened.
+
+A password in it is never shown: not in an error, not in a ``repr``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, parse_url
+from redis.retry import Retry
+
+#: What a URL may not set: timeouts are ``stargate.backplane_timeout``'s, and nothing is sent twice.
+OURS = (
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "health_check_interval",
+    "max_connections",
+    "protocol",
+    "retry",
+    "retry_on_error",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_timeout",
+    "timeout",
+)
+
+FORMS = (
+    "redis://host:6379/0, rediss://host:6380/0, unix:///path/to/socket?db=0, "
+    "redis+sentinel://host:26379,host:26379/service/0 or redis+cluster://host:6379,host:6379"
+)
+
+
+class BadUrl(ValueError):
+    """A URL that names no Redis; its text does not have what stood in the URL."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the URL of the backplane is none: {why}; it must be as in {FORMS}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a Redis is, and how to log in."""
+
+    #: ``""`` for one server, ``"sentinel"`` or ``"cluster"``.
+    kind: str
+    hosts: tuple[tuple[str, int], ...]
+    #: What Sentinels call the server.
+    service: str = ""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    #: How to log in to the Sentinels themselves.
+    sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    connection_class: type = Connection
+
+    def connection(self, timeout: float, host: str = "", port: int = 0) -> Any:
+        """A connection, not yet opened, to the server or to the one at ``host`` and ``port``."""
+        where = {"host": host, "port": port} if host else {}
+        return self._made({**self.options, **where}, timeout)
+
+    def sentinel(self, timeout: float, host: str, port: int) -> Any:
+        """A connection, not yet opened, to the Sentinel at ``host`` and ``port``."""
+        return self._made({**self.sentinel_options, "host": host, "port": port}, timeout)
+
+    def _made(self, options: dict[str, Any], timeout: float) -> Any:
+        return self.connection_class(
+            **options,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+        )
+
+    def __str__(self) -> str:
+        where = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        kind = f" ({self.kind}{f' {self.service}' if self.service else ''})" if self.kind else ""
+        return (where or str(self.options.get("path"))) + kind
+
+
+def parse(url: str) -> Address:
+    """What ``url`` says; raises :class:`BadUrl`."""
+    scheme, _, rest = url.partition("://")
+    base, _, kind = scheme.partition("+")
+    if base not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
+        raise BadUrl(f"{scheme!r} is no scheme of it")
+    if base == "unix" and kind:
+        raise BadUrl("a UNIX socket has no Sentinels and no Cluster")
+    if not kind:
+        return _one(url)
+    return _several(base, kind, rest)
+
+
+def _one(url: str) -> Address:
+    options = _options(url)
+    kind = options.pop("connection_class", Connection)
+    hosts = () if "path" in options else ((options["host"], int(options["port"])),)
+    return Address("", hosts, options=options, connection_class=kind)
+
+
+def _several(base: str, kind: str, rest: str) -> Address:
+    where, slash, tail = rest.partition("/")
+    if not slash:
+        where, mark, tail = rest.partition("?")
+        tail = mark + tail
+    login, at, hosts = where.rpartition("@")
+    path, mark, query = tail.partition("?")
+    service, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
+    if kind == "sentinel" and not service:
+        raise BadUrl("the name that the Sentinels know the server by is missing")
+    if kind == "cluster" and database not in ("", "0"):
+        raise BadUrl("a Cluster has database 0 alone")
+    found = tuple(_host(each, 26379 if kind == "sentinel" else 6379) for each in hosts.split(","))
+    options = _options(f"{base}://{login}{at}localhost:1/{database}{mark}{query}")
+    options.pop("connection_class", None)
+    options.pop("host"), options.pop("port")
+    sentinel_options = {
+        name.removeprefix("sentinel_"): options.pop(name)
+        for name in ("sentinel_username", "sentinel_password")
+        if name in options
+    }
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    return Address(
+        kind,
+        found,
+        unquote(service),
+        options,
+        {**sentinel_options, **tls},
+        SSLConnection if base == "rediss" else Connection,
+    )
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    name, colon, given = text.rpartition(":")
+    if not colon or given.endswith("]"):
+        name, given = text, str(port)
+    if not name or not given.isdigit() or not 0 < int(given) < 65536:
+        raise BadUrl("one of its hosts is no host:port")
+    return name.removeprefix("[").removesuffix("]"), int(given)
+
+
+def _options(url: str) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+        parts = urlsplit(url)
+    except (ValueError, TypeError):
+        raise BadUrl("something in it can't be read") from None
+    known = parse_qs(parts.query, keep_blank_values=True)
+    for name in OURS:
+        if name in known:
+            raise BadUrl(f"{name} is not for the URL to say")
+        options.pop(name, None)
+    if "path" not in options:
+        options.setdefault("host", "localhost")
+        options.setdefault("port", 6379)
+    try:
+        options.get("connection_class", Connection)(
+            **{name: value for name, value in options.items() if name not in _NOT_FOR_IT}
+        )
+    except TypeError:
+        raise BadUrl(f"one of {', '.join(known)} is no option of it") from None
+    return options
+
+
+_NOT_FOR_IT = ("connection_class", "sentinel_username", "sentinel_password")

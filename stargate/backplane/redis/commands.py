@@ -1,0 +1,322 @@
+"""Commands to a Redis: one deadline over all that a call waits for, and nothing is sent twice.
+
+Plain blocking code, safe in threads and after a fork. What a call was certain of when it failed is
+in ``BackplaneError.outcome``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stargate.backplane.redis.address import Address
+from stargate.backplane.redis.scripts import Script
+from stargate.exceptions import BackplaneError
+
+log = logging.getLogger("stargate.backplane")
+
+NOT_SENT, UNKNOWN = "not sent", "unknown"
+
+#: Connections of one process to one server. Each is in use for a round trip.
+CONNECTIONS = 32
+
+#: Commands that are sent before the first answer is read.
+PIPELINED = 100
+
+ESTABLISHED = 1
+
+Command = tuple[Any, ...]
+
+
+class Deadline:
+    """Seconds that are left of the time that a call may take."""
+
+    __slots__ = ("_end", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = monotonic() + seconds
+
+    def left(self) -> float:
+        """What is left, in seconds, and above 0; raises ``TimeoutError`` when it has passed."""
+        left = self._end - monotonic()
+        if left <= 0:
+            raise TimeoutError(f"not within {self.seconds:g} s")
+        return left
+
+
+class Pool:
+    """Connections to one server, opened when they are needed."""
+
+    def __init__(self, make: Callable[[float], Any], size: int = CONNECTIONS) -> None:
+        self._make, self._size = make, size
+        self._begin()
+        _pools.add(self)
+
+    def _begin(self) -> None:
+        self._closed = False
+        # The newest is taken first, so that those that nobody needs stay where they are.
+        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(self._size):
+            self._free.put(None)
+
+    def take(self, deadline: Deadline) -> Any:
+        """An open connection, for nobody else; raises what ``failed`` makes a text of."""
+        try:
+            connection = self._free.get(timeout=deadline.left())
+        except queue.Empty:
+            raise TimeoutError(
+                f"all {self._size} connections are in use for {deadline.seconds:g} s"
+            ) from None
+        try:
+            if connection is not None and not is_open(connection):
+                connection.disconnect()
+                connection = None
+            return connection if connection is not None else self._make(deadline.left())
+        except BaseException:
+            self._free.put(None)
+            raise
+
+    def give(self, connection: Any) -> None:
+        """Take back a connection that nothing is awaited on; ``None`` for one that is closed."""
+        if self._closed and connection is not None:
+            connection.disconnect()
+            connection = None
+        self._free.put(connection)
+
+    def close(self) -> None:
+        """Close those that nobody is using, and the others when they are given back."""
+        self._closed = True
+        free = []
+        with suppress(queue.Empty):
+            while True:
+                free.append(self._free.get_nowait())
+        for connection in free:
+            if connection is not None:
+                connection.disconnect()
+            self._free.put(None)
+
+
+#: Those that begin anew in a child of this process: the parent's connections are the parent's.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for pool in list(_pools):
+        pool._begin()
+
+
+# A look at the process id in each call would be too late for two threads of the child at a time.
+os.register_at_fork(after_in_child=_begin_anew)
+
+
+def is_open(connection: Any) -> bool:
+    """Whether the peer has not hung up, as far as is known: no bytes are sent to find out."""
+    sock = connection._sock
+    if sock is None:
+        return False
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED)
+
+
+def opened(connection: Any) -> Any:
+    """``connection``, opened and logged in; closed again where that fails."""
+    try:
+        connection.connect()
+    except BaseException:
+        connection.disconnect()
+        raise
+    return connection
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in words that no password is in."""
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, RedisError | OSError) else repr(error)
+
+
+def was_answered(error: BaseException) -> bool:
+    """Whether ``error`` is what the server said, and not that nothing came.
+
+    Some of its errors are connection errors to redis-py (``-LOADING``, ``-NOAUTH``): those are of
+    classes of their own.
+    """
+    if isinstance(error, RedisConnectionError):
+        return type(error) is not RedisConnectionError
+    return isinstance(error, ResponseError)
+
+
+class Commands:
+    """One Redis, through a pool of connections."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self.address, self.timeout = address, timeout
+        self._pool = Pool(self._open)
+
+    def _open(self, timeout: float) -> Any:
+        return opened(self.address.connection(timeout))
+
+    def open_subscriber(self, _channel: str, timeout: float) -> Any:
+        """A connection of its own to where messages of a channel are to be heard."""
+        return self._open(timeout)
+
+    #: The commands that publish and subscribe.
+    publish, subscribe, unsubscribe = "PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE"
+
+    def where(self, _channel: str) -> object:
+        """The same object for channels that are heard on one connection."""
+        return None
+
+    def _pool_of(self, _key: str) -> Pool:
+        return self._pool
+
+    def script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        *,
+        replicas: int = 0,
+        key: str | None = None,
+    ) -> Any:
+        """What ``script`` returns; raises ``BackplaneError``, which has ``key``.
+
+        With ``replicas``, as many must have what it wrote before this returns.
+        """
+        deadline = Deadline(self.timeout)
+        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        whole = ("EVAL", script.text, len(keys), *keys, *args)
+        with _Call(self._pool_of(keys[0]), deadline, key, self.address) as call:
+            try:
+                reply = call.ask(command)
+            except NoScriptError:
+                reply = call.ask(whole)
+            if replicas:
+                call.wait_for(replicas)
+        return reply
+
+    def scripts(
+        self, script: Script, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]
+    ) -> list[Any]:
+        """What ``script`` returns for each of several, or the error that the server gave for it.
+
+        Raises ``BackplaneError`` where the connection fails.
+        """
+        replies: list[Any] = []
+        waiting = list(calls)
+        while waiting:
+            now, waiting = waiting[:PIPELINED], waiting[PIPELINED:]
+            replies += self._pipeline(
+                [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in now],
+                now[0][0][0],
+                script,
+            )
+        return replies
+
+    def _pipeline(self, commands: list[Command], key: str, script: Script) -> list[Any]:
+        with _Call(self._pool_of(key), Deadline(self.timeout), None, self.address) as call:
+            call.ask(("SCRIPT", "LOAD", script.text))
+            return call.ask_all(commands)
+
+    def command(self, key: str, *command: Any) -> Any:
+        """The answer to one command that concerns ``key``; raises ``BackplaneError``."""
+        with _Call(self._pool_of(key), Deadline(self.timeout), None, self.address) as call:
+            return call.ask(command)
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._pool.close()
+
+
+class _Call:
+    """The use of one connection under one deadline; leaves it fit for the next, or closed."""
+
+    def __init__(self, pool: Pool, deadline: Deadline, key: str | None, address: object) -> None:
+        self._pool, self._deadline, self._key, self._address = pool, deadline, key, address
+        self._outcome = NOT_SENT
+        #: Whether something has been written that a later failure does not undo.
+        self._done = False
+        self._connection: Any = None
+
+    def __enter__(self) -> _Call:
+        try:
+            self._connection = self._pool.take(self._deadline)
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
+        connection = self._connection
+        clean = error is None or (isinstance(error, ResponseError) and connection._sock is not None)
+        if not clean or is_moved_away(error):
+            connection.disconnect()
+            connection = None
+        self._pool.give(connection)
+        if isinstance(error, RedisError | OSError) and not isinstance(error, BackplaneError):
+            if was_answered(error) and not self._done:
+                self._outcome = NOT_SENT
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> BackplaneError:
+        why = reason(error)
+        if isinstance(error, RedisTimeoutError):
+            why = f"no answer within {self._deadline.seconds:g} s"
+        return BackplaneError(self._outcome, f"{self._address}: {why}", self._key)
+
+    def ask(self, command: Command) -> Any:
+        """The answer to ``command``; raises the server's error, or the connection's."""
+        self._send(self._connection.pack_command(*command))
+        return self._read()
+
+    def ask_all(self, commands: list[Command]) -> list[Any]:
+        """The answers to ``commands``, errors of the server among them."""
+        self._send(self._connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self._read())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    def wait_for(self, replicas: int) -> None:
+        """Wait until as many replicas have what was written."""
+        self._done, self._outcome = True, UNKNOWN
+        # A little before the deadline, so that the answer can still come.
+        have = self.ask(("WAIT", replicas, max(1, int(self._deadline.left() * 900))))
+        if have < replicas:
+            raise BackplaneError(
+                UNKNOWN,
+                f"{self._address}: {have} replica(s) have it, and stargate.backplane_replicas is "
+                f"{replicas}",
+                self._key,
+            )
+
+    def _send(self, packed: Any) -> None:
+        connection = self._connection
+        # What is not written to its end is not carried out: the connection is closed.
+        self._outcome = UNKNOWN if self._done else NOT_SENT
+        connection._sock.settimeout(self._deadline.left())
+        connection.send_packed_command(packed, check_health=False)
+
+    def _read(self) -> Any:
+        self._outcome = UNKNOWN
+        self._connection._sock.settimeout(self._deadline.left())
+        return self._connection.read_response()
+
+
+def is_moved_away(error: BaseException | None) -> bool:
+    """Whether the server says that it is no primary any more: ask elsewhere the next time."""
+    return isinstance(error, ResponseError) and str(error).startswith(("READONLY", "MASTERDOWN"))

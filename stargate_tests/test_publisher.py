@@ -96,7 +96,7 @@ def test_text_bytes_and_json_arrive_as_what_they_are(publisher, keep):
 
 def test_without_a_history_there_is_no_id(publisher):
     assert publisher.send("/jobs/1", "on") is None
-    assert publisher.history("/jobs/1") == []
+    assert publisher.history("/jobs/1") == [] and publisher.history("/jobs/1").complete
 
 
 def test_a_repeat_of_a_key_sends_nothing(publisher, keep):

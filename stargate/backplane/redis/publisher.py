@@ -144,6 +144,8 @@ class Publisher:
             if found is None:
                 return History(complete=False)
             page = self.behind(topic, found, size, limit)
+        if since is None and page.position is None:
+            return History()  # Nothing is kept, so nothing is missing.
         return as_history(page)
 
     def close(self) -> None:

@@ -335,6 +335,11 @@ def gate(registry: Registry) -> Gate:
     return found
 
 
+def gates() -> list[Gate]:
+    """The gates of all applications of this process that have included stargate."""
+    return list(_gates)
+
+
 def current_gate() -> Gate:
     """The gate that a resource means: the current request's, or the only one of this process.
 

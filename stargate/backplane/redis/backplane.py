@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
-from stargate.backplane.redis.address import BadUrl, parse
-from stargate.backplane.redis.commands import NOT_SENT, Commands, Deadline
+from stargate.backplane.redis.commands import NOT_SENT, Deadline
 from stargate.backplane.redis.feed import Feed
 from stargate.backplane.redis.link import Link
 from stargate.backplane.redis.presence import Presence
-from stargate.backplane.redis.publisher import Page, Publisher, as_history
+from stargate.backplane.redis.publisher import Page, Publisher, as_history, commands_to
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
 from stargate.history import LAST, History, Keep, MessageId
@@ -469,11 +468,3 @@ class Subscription:
 def _offset(packet: Packet) -> int:
     id = MessageId.parse(packet.id)
     return id.offset if id is not None else 0
-
-
-def commands_to(url: str, timeout: float) -> Commands:
-    """Commands to the Redis at ``url``; raises :class:`BadUrl`."""
-    address = parse(url)
-    if address.kind:
-        raise BadUrl(f"{address.kind} is not there yet")
-    return Commands(address, timeout)

@@ -10,7 +10,9 @@ import logging
 import os
 import queue
 import socket
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -60,9 +62,10 @@ class Pool:
     def __init__(self, make: Callable[[float], Any], size: int = CONNECTIONS) -> None:
         self._make, self._size = make, size
         self._begin()
+        _pools.add(self)
 
     def _begin(self) -> None:
-        self._process = os.getpid()
+        self._closed = False
         # The newest is taken first, so that those that nobody needs stay where they are.
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(self._size):
@@ -70,8 +73,6 @@ class Pool:
 
     def take(self, deadline: Deadline) -> Any:
         """An open connection, for nobody else; raises what ``failed`` makes a text of."""
-        if self._process != os.getpid():
-            self._begin()  # The parent's connections are the parent's.
         try:
             connection = self._free.get(timeout=deadline.left())
         except queue.Empty:
@@ -89,20 +90,35 @@ class Pool:
 
     def give(self, connection: Any) -> None:
         """Take back a connection that nothing is awaited on; ``None`` for one that is closed."""
+        if self._closed and connection is not None:
+            connection.disconnect()
+            connection = None
         self._free.put(connection)
 
     def close(self) -> None:
-        """Close those that nobody is using."""
-        if self._process != os.getpid():
-            return
-        for _ in range(self._size):
-            try:
-                connection = self._free.get_nowait()
-            except queue.Empty:
-                return
+        """Close those that nobody is using, and the others when they are given back."""
+        self._closed = True
+        free = []
+        with suppress(queue.Empty):
+            while True:
+                free.append(self._free.get_nowait())
+        for connection in free:
             if connection is not None:
                 connection.disconnect()
             self._free.put(None)
+
+
+#: Those that begin anew in a child of this process: the parent's connections are the parent's.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for pool in list(_pools):
+        pool._begin()
+
+
+# A look at the process id in each call would be too late for two threads of the child at a time.
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def is_open(connection: Any) -> bool:

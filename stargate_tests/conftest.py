@@ -16,6 +16,8 @@ from stargate.engine.hub import threading as engines_threading
 from stargate.settings import Limits
 from stargate.websocket import WebSocket
 from stargate_tests.peers import Peer
+from stargate_tests.redis_groups import Cluster
+from stargate_tests.redis_relay import Relay
 from stargate_tests.redis_servers import RedisServer, executable
 from stargate_tests.waiting import turn, turn_until
 
@@ -139,3 +141,17 @@ def own_redis(redis_path):
     """``own_redis(**config)``: a Redis for one test, which may end it and start it again."""
     with ExitStack() as stack:
         yield lambda **config: stack.enter_context(RedisServer(**config))
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(redis_path):
+    """A Redis Cluster for all tests of this process; its slots may be moved, its nodes stay."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def relay():
+    """``relay(server, **options)``: a relay in front of a Redis; closed after the test."""
+    with ExitStack() as stack:
+        yield lambda server, **options: stack.enter_context(Relay(server, **options))

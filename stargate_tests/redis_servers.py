@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -66,7 +68,8 @@ class RedisServer:
     for :meth:`stop`, or with ``appendonly="yes"``. ``tls=True``: its port speaks TLS alone.
     """
 
-    sentinel = False
+    #: Whether what it writes into its configuration outlives a restart.
+    keeps_config = False
 
     def __init__(self, *, tls: bool = False, start: bool = True, **config: object) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
@@ -77,8 +80,9 @@ class RedisServer:
         self.port = 0
         self.socket = str(self.folder / "redis.sock")
         self.process: subprocess.Popen[bytes] | None = None
-        self._secret = secrets.token_hex(16)
+        self._secret = getattr(self, "_secret", secrets.token_hex(16))
         self._clients: list[redis.Redis] = []
+        self._asking: redis.Redis | None = None
         if start:
             try:
                 self.start()
@@ -131,6 +135,21 @@ class RedisServer:
         self._clients.append(found)
         return found
 
+    def ask(self, *words: object) -> Any:
+        """The server's plain answer to a command, as the one who may do everything."""
+        if self._asking is None:
+            self._asking = self.client(protocol=2)
+            self._asking.response_callbacks.clear()
+        return self._asking.execute_command(*words)
+
+    def info(self, section: str) -> dict[str, str]:
+        """What INFO says."""
+        try:
+            lines = str(self.ask("INFO", section)).splitlines()
+        except redis.ConnectionError:  # A Sentinel cuts all connections of one that it demotes.
+            lines = str(self.ask("INFO", section)).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
     # Its life
 
     @property
@@ -142,11 +161,11 @@ class RedisServer:
         """Start it with what it has on its disk, on the port that it had before, if any."""
         assert not self.running, "this Redis runs"
         end = time.monotonic() + DEADLINE
-        first = not self.port
+        fresh = not self.port
         while True:
-            if first:
-                self.port = free_port()
-            self._spawn()
+            if fresh:
+                self._take_ports()
+            self._spawn(fresh)
             if self._answers(end):
                 return
             self._end()
@@ -186,7 +205,7 @@ class RedisServer:
 
     def snapshot(self) -> Path:
         """What it has now, for :meth:`restore`."""
-        self._save()
+        self.ask("SAVE")
         copy = Path(tempfile.mkdtemp(prefix="snapshot-", dir=self.folder))
         shutil.copytree(self.data, copy, dirs_exist_ok=True)
         return copy
@@ -214,6 +233,9 @@ class RedisServer:
 
     # Inside
 
+    def _take_ports(self) -> None:
+        self.port = free_port()
+
     def _settings(self) -> dict[str, object]:
         port = f"{'tls-' if self.tls else ''}port"
         found: dict[str, object] = {
@@ -224,6 +246,9 @@ class RedisServer:
             "dir": self.data,
             "logfile": self.folder / "log",
             "daemonize": "no",
+            # Should it become a replica of another, or another one of it.
+            "masteruser": OVERSEER,
+            "masterauth": self._secret,
             "save": '""',
             "appendfsync": "always",
             "enable-debug-command": "local",
@@ -244,20 +269,30 @@ class RedisServer:
         found["user"] = [*users, f"{OVERSEER} on >{self._secret} ~* &* +@all"]
         return found
 
-    def _spawn(self) -> None:
-        found = executable()
-        assert found, "no Redis here: see .ci/redis"
-        path = self.folder / "redis.conf"
+    def _arguments(self) -> list[str]:
+        return []
+
+    def _write(self, path: Path) -> None:
         lines = []
         for name, value in self._settings().items():
             values = value if isinstance(value, list) else [value]
             lines += [f"{name} {each}" for each in values]
         path.write_text("\n".join([*lines, ""]))
+
+    def _spawn(self, fresh: bool) -> None:
+        found = executable()
+        assert found, "no Redis here: see .ci/redis"
+        path = self.folder / "redis.conf"
+        if fresh or not self.keeps_config:
+            self._write(path)
         (self.folder / "log").write_text("")
         # What it says of its configuration it says before it has a log.
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [found, path], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [found, path, *self._arguments()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def _answers(self, end: float) -> bool:
@@ -273,11 +308,8 @@ class RedisServer:
         return self.running
 
     def _shut_down(self) -> None:
-        # Clients of ours would be read from by somebody who expects an answer.
-        self.client().shutdown(save=True)
-
-    def _save(self) -> None:
-        self.client().save()
+        with contextlib.suppress(redis.ConnectionError):  # Its answer to this is none.
+            self.ask("SHUTDOWN", "SAVE")
 
     def _end(self) -> None:
         if self.process is not None:

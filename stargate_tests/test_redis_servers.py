@@ -100,6 +100,6 @@ def test_a_port_that_another_has_taken_is_not_used(monkeypatch, server):
         assert answers(other.url)
 
 
-def test_one_that_does_not_start_says_why():
+def test_one_that_does_not_start_says_why(redis_path):
     with pytest.raises(AssertionError, match="nonsense"):
         RedisServer(nonsense="yes")

@@ -289,6 +289,10 @@ class RedisBackplane:
             return
         ticket, position = feed.ticket, feed.position
         page = self.publisher.behind(subscription.topic, position, self._recover_limit)
+        if page.position is None and subscription.keep is not None:
+            # A Redis that has forgotten everything: there must be a place to come back to.
+            begun = self.publisher.touch(subscription.topic, subscription.keep)
+            page = page._replace(position=begun)
         self._receiver.ask(self._fill, subscription, ticket, page)
 
     def _fill(self, subscription: Subscription, ticket: int, page: Page) -> None:

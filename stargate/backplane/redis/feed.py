@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stargate.history import MessageId
+from stargate.history import NO_TAG, MessageId
 from stargate.wire import Packet
 
 if TYPE_CHECKING:
@@ -60,17 +60,18 @@ class Feed:
             self._keep(packet)
         elif id is None:
             yield packet  # Sent while nothing was kept.
-        elif self.position is None or not follows(self.position, id):
-            if (
-                self.position is None
-                or self.position.epoch != id.epoch
-                or not repeats(self.position, id)
-            ):
-                self.hold()
-                self._keep(packet)
-        else:
+        elif follows(self._position(id), id):
             self.position = id
             yield packet
+        elif not repeats(self._position(id), id):
+            self.hold()
+            self._keep(packet)
+
+    def _position(self, id: MessageId) -> MessageId:
+        """Where it stands; where nothing was kept, the messages of ``id`` are the first ones."""
+        if self.position is None:
+            self.position = MessageId(id.epoch, 0, NO_TAG)
+        return self.position
 
     def _keep(self, packet: Packet) -> None:
         assert self._held is not None
@@ -123,4 +124,4 @@ def follows(position: MessageId, id: MessageId) -> bool:
 
 def repeats(position: MessageId, id: MessageId) -> bool:
     """Whether ``id`` is not behind ``position``."""
-    return id.offset <= position.offset
+    return id.epoch == position.epoch and id.offset <= position.offset

@@ -67,7 +67,17 @@ def test_contracts_and_errors_import_nothing_of_ours(module):
     assert "stargate" not in roots(imports(module, anywhere=True))
 
 
-@pytest.mark.parametrize("module", ["stargate.message", "stargate.envelope", "stargate.wire", "stargate.paths", "stargate.outbox", "stargate.handshake"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "stargate.message",
+        "stargate.envelope",
+        "stargate.wire",
+        "stargate.paths",
+        "stargate.outbox",
+        "stargate.handshake",
+    ],
+)
 def test_what_does_no_io_imports_nothing_that_does(module):
     does_io = {"socket", "select", "selectors", "os", "eventlet", "ssl", "subprocess", "threading"}
     assert not roots(imports(module, anywhere=True)) & does_io

@@ -131,14 +131,15 @@ class ClusterCommands(Commands):
         for _ in range(2):  # Once more for those that were elsewhere.
             by_node = defaultdict(list)
             for number in left:
-                slot = key_slot(calls[number][0][0].encode())
+                slot, told = key_slot(calls[number][0][0].encode()), replies[number]
+                if told is not None:
+                    self.learn(slot, (told.host, told.port))
                 by_node[self._owner(slot, Deadline(self.timeout))].append(number)
             for where, numbers in by_node.items():
                 found = self._all_at(where, script, [calls[number] for number in numbers])
                 for number, reply in zip(numbers, found, strict=True):
                     replies[number] = reply
             left = [number for number in left if isinstance(replies[number], MovedError)]
-            self._stale = self._stale or bool(left)
         return replies
 
     def _all_at(self, where: Place, script: Script, calls: list[Any]) -> list[Any]:

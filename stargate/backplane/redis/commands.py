@@ -365,8 +365,10 @@ class Call:
     def wait_for(self, replicas: int) -> None:
         """Wait until as many replicas have what was written."""
         self._done, self._outcome = True, UNKNOWN
-        # A little before the deadline, so that the answer can still come.
-        have = self.ask(("WAIT", replicas, max(1, int(self._deadline.left() * 900))))
+        left = self._deadline.left()
+        # A little before the deadline: Redis looks at its clock ten times a second.
+        seconds = max(left / 2, left - 0.2)
+        have = self.ask(("WAIT", replicas, max(1, int(seconds * 1000))))
         if have < replicas:
             raise BackplaneError(
                 UNKNOWN,

@@ -487,9 +487,7 @@ class Model:
 
     def __init__(self):
         self.world = World()
-        self.listeners = [
-            DummyListener(form=12 if peer % 3 == 1 else None) for peer in PEERS
-        ]
+        self.listeners = [DummyListener(form=12 if peer % 3 == 1 else None) for peer in PEERS]
         self.members = {address: [] for address in ADDRESSES}
         self.expected = [[] for _ in PEERS]
         self.sent = 0

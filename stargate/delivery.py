@@ -18,6 +18,7 @@ from stargate.engine.hub import threading
 from stargate.heartbeat import Heartbeat
 from stargate.interfaces import IReceiver
 from stargate.pubsub import Topics
+from stargate.recovery import tell_recovered
 from stargate.walk import NOBODY, Walks
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Delivery:
             return
         for listener in self.topics.listeners(topic):
             told: Any = listener
-            told._tell_recovered(False, position)
+            tell_recovered(told, False, position)
         self._notify("MessagesMissed", (topic,))
 
     def came(self, topic: Hashable, who: Any, id: str) -> None:

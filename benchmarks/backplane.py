@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.crowd import Crowd, dial, frame
 from benchmarks.measure import cpu_ns, pss, raise_descriptors
 from stargate.backplane.redis.kinds import commands_to
-from stargate.backplane.redis.publisher import Namespace
+from stargate.backplane.redis.publisher import Publisher as Namespace
 from stargate.exceptions import BackplaneError
 from stargate.history import Keep
 from stargate_tests.redis_servers import RedisServer, free_port

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import weakref
+from _thread import RLock  # Never a green one: it is for OS threads.
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
 from stargate.engine import engine_made
-from stargate.engine.hub import threading
 from stargate.heartbeat import Heartbeat
 from stargate.interfaces import IReceiver
 from stargate.pubsub import Topics
@@ -49,7 +49,7 @@ class Delivery:
         self._engine: Engine | None = None
         #: Held by whoever does without an engine: one that comes must not see half of it, such as
         #: a message that is kept and is yet to be delivered.
-        self._unbound = threading.RLock()
+        self._unbound = RLock()
         self._told = False
 
     # The engine.
@@ -61,9 +61,9 @@ class Delivery:
                 raise RuntimeError("this application is being served by another thread already")
             with self._unbound:
                 self._engine = engine
-            self.walks = engine.shared.setdefault(Walks, Walks(engine))
-            interval, timeout = limits.ping_interval, limits.ping_timeout
-            self.heartbeat = Heartbeat(engine, interval, timeout) if interval else None
+                self.walks = engine.shared.setdefault(Walks, Walks(engine))
+                interval, timeout = limits.ping_interval, limits.ping_timeout
+                self.heartbeat = Heartbeat(engine, interval, timeout) if interval else None
         return self.walks
 
     @property

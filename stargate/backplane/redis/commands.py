@@ -59,6 +59,7 @@ class Pool:
 
     def __init__(self, make: Callable[[float], Any], size: int = CONNECTIONS) -> None:
         self._make, self._size = make, size
+        self._closed = False
         self._begin()
 
     def _begin(self) -> None:
@@ -89,20 +90,24 @@ class Pool:
 
     def give(self, connection: Any) -> None:
         """Take back a connection that nothing is awaited on; ``None`` for one that is closed."""
+        if self._closed and connection is not None:
+            connection.disconnect()
+            connection = None
         self._free.put(connection)
 
     def close(self) -> None:
-        """Close those that nobody is using."""
+        """Close those that nobody is using, and the others when they are given back."""
         if self._process != os.getpid():
             return
-        for _ in range(self._size):
+        self._closed = True
+        free = []
+        while not self._free.empty():
             try:
-                connection = self._free.get_nowait()
-            except queue.Empty:
-                return
-            if connection is not None:
-                connection.disconnect()
-            self._free.put(None)
+                free.append(self._free.get_nowait())
+            except queue.Empty:  # pragma: no cover (another was quicker)
+                break
+        for connection in free:
+            self.give(connection)
 
 
 def opened(connection: Any) -> Any:

@@ -85,14 +85,15 @@ class Connection:
 
     def read(self, deadline: Left) -> Any:
         """The next reply; where it is an error of the server, that is raised."""
-        reply = self._reader.gets()
-        while reply is _MORE:
-            self._sock.settimeout(deadline.left())
-            block = self._sock.recv(READ_SIZE)
-            if not block:
-                raise ConnectionError("the server has closed the connection")
-            self._reader.feed(block)
-            reply = self._reader.gets()
+        try:
+            while (reply := self._reader.gets()) is _MORE:
+                self._sock.settimeout(deadline.left())
+                block = self._sock.recv(READ_SIZE)
+                if not block:
+                    raise ConnectionError("the server has closed the connection")
+                self._reader.feed(block)
+        except hiredis.HiredisError as error:
+            raise ConnectionError(str(error)) from error
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -108,8 +109,8 @@ class Connection:
         return self._is_silent()
 
     def _is_silent(self) -> bool:
-        self._sock.settimeout(0)
         try:
+            self._sock.settimeout(0)
             self._sock.recv(1)
         except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
             return True

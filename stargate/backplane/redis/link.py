@@ -75,6 +75,9 @@ class Link:
         self._lost = 0.0
         self._complained = 0.0
         self._pinged = False
+        #: Whether the server has said anything over this connection, and how often it was opened.
+        self._answered = False
+        self._attempts = 0
         self.closed = False
 
     def __len__(self) -> int:
@@ -156,17 +159,15 @@ class Link:
             time.sleep(min(TICK, max(0.0, end - time.monotonic())))
 
     def _begin(self) -> None:
+        self._attempts += 1
         connection = self._open(self._timeout)
-        connection._sock.settimeout(TICK)
         with self._lock:
-            self._connection, self._pinged = connection, False
+            self._connection, self._pinged, self._answered = connection, False, False
             self._reader = hiredis.Reader(notEnoughData=_MORE)
             self._heard = time.monotonic()
-            if self._lost:
-                log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
-                self._lost = self._complained = 0.0
             self._unconfirmed.clear()
             self._send(self._subscribe, list(self._wanted))
+            self._write("PING")  # A kernel accepts connections for a server that stands still.
 
     def _read_on(self) -> None:
         buffer = bytearray(READ_SIZE)
@@ -174,6 +175,7 @@ class Link:
         while not self.closed:
             if sock is None:
                 raise ConnectionError("it was closed")
+            sock.settimeout(TICK)  # Whoever writes has set another.
             try:
                 count = sock.recv_into(buffer)
             except TimeoutError:
@@ -189,8 +191,9 @@ class Link:
 
     def _look_around(self) -> None:
         silent = time.monotonic() - self._heard
-        if silent > LOST_AFTER:
-            raise TimeoutError(f"nothing was heard for {LOST_AFTER:g} s, not even a pong")
+        limit = LOST_AFTER if self._answered else self._timeout
+        if silent > limit:
+            raise TimeoutError(f"nothing was heard for {limit:g} s, not even a pong")
         if silent > PING_AFTER and not self._pinged:
             self._pinged = True
             with self._lock:
@@ -199,6 +202,8 @@ class Link:
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             raise ConnectionError(f"the server said: {reply}")
+        if not self._answered:
+            self._is_back()
         if not isinstance(reply, list) or len(reply) != 3:
             return  # A pong.
         kind, channel, value = reply
@@ -208,6 +213,12 @@ class Link:
             self._confirm(channel)
         elif kind == self._revoked and channel in self._wanted:
             self._lose_one(channel)
+
+    def _is_back(self) -> None:
+        self._answered = True
+        if self._lost:
+            log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
+            self._lost = self._complained = 0.0
 
     def _confirm(self, channel: bytes) -> None:
         with self._lock:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
-from stargate.backplane.redis.address import BadUrl, parse
-from stargate.backplane.redis.commands import NOT_SENT, Commands, Deadline
+from stargate.backplane.redis.commands import NOT_SENT, Deadline
 from stargate.backplane.redis.feed import Lack
 from stargate.backplane.redis.link import Link
-from stargate.backplane.redis.publisher import Page, Publisher, as_history
+from stargate.backplane.redis.presence import Presence
+from stargate.backplane.redis.publisher import Page, Publisher, as_history, commands_to
 from stargate.backplane.redis.subscription import Subscription, offset_of
+from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
 from stargate.history import LAST, History, Keep, MessageId
 from stargate.interfaces import IBackplane
@@ -29,6 +30,7 @@ from stargate.wire import BINARY as WIRE_BINARY
 from stargate.wire import JSON, TEXT, Packet, WireError, decode
 
 if TYPE_CHECKING:
+    from stargate.backplane.redis.sweep import Event
     from stargate.stats import Counters
 
 log = logging.getLogger("stargate.backplane")
@@ -62,6 +64,10 @@ class RedisBackplane:
             replicas=int(settings["backplane_replicas"]),
             max_size=max(self._max_size, 1_048_576),
         )
+        namespace, told = settings["namespace"], settings["presence"]
+        #: ``None`` where nobody is to know who is here.
+        self._presence = Presence(self.commands, namespace, self._tell_of) if told else None
+        self._reader = Reader(self.commands, namespace)
         self._topics: dict[str, Subscription] = {}
         self._channels: dict[bytes, Subscription] = {}
         self._links: dict[object, Link] = {}
@@ -417,31 +423,39 @@ class RedisBackplane:
 
     def presence(self, topic: str) -> dict[str | int, int]:
         """Who listens to ``topic`` in any process."""
-        return {}
+        if self._presence is None:
+            return {}
+        self._presence.catch_up(self.commands.timeout)
+        return self._reader.presence(topic)
 
     def listener_count(self, topic: str) -> int:
-        """How many WebSockets listen to ``topic`` in any process."""
-        return 0
+        """How many WebSockets listen to ``topic`` in any process; without presence: in this one."""
+        if self._presence is None:
+            return int(self._receiver.ask(self._receiver.listener_count, topic))
+        self._presence.catch_up(self.commands.timeout)
+        return self._reader.listener_count(topic)
 
     def enter(self, topic: str, who: str | int | None) -> None:
         """A listener has come to ``topic``."""
+        if self._presence is not None:
+            self._presence.change(topic, who, 1)
 
     def leave(self, topic: str, who: str | int | None) -> None:
         """A listener of ``topic`` has gone."""
+        if self._presence is not None:
+            self._presence.change(topic, who, -1)
+
+    def _tell_of(self, event: Event) -> None:
+        tell = self._receiver.came if event.came else self._receiver.went
+        self._receiver.tell(tell, event.topic, event.who, event.id)
 
     def close(self) -> None:
         """Let go of every connection."""
+        if self._presence is not None:
+            self._presence.close(self.commands.timeout)
         self._closed = True
         self._ended.set()
         self._lacking.put(None)
         for link in list(self._links.values()):
             link.close()
         self.commands.close()
-
-
-def commands_to(url: str, timeout: float) -> Commands:
-    """Commands to the Redis at ``url``; raises :class:`BadUrl`."""
-    address = parse(url)
-    if address.kind:
-        raise BadUrl(f"{address.kind} is not there yet")
-    return Commands(address, timeout)

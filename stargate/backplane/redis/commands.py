@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import queue
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -59,11 +61,11 @@ class Pool:
 
     def __init__(self, make: Callable[[float], Any], size: int = CONNECTIONS) -> None:
         self._make, self._size = make, size
-        self._closed = False
         self._begin()
+        _pools.add(self)
 
     def _begin(self) -> None:
-        self._process = os.getpid()
+        self._closed = False
         # The newest is taken first, so that those that nobody needs stay where they are.
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(self._size):
@@ -71,8 +73,6 @@ class Pool:
 
     def take(self, deadline: Deadline) -> Any:
         """An open connection, for nobody else; raises what ``failed`` makes a text of."""
-        if self._process != os.getpid():
-            self._begin()  # The parent's connections are the parent's.
         try:
             connection = self._free.get(timeout=deadline.left())
         except queue.Empty:
@@ -97,17 +97,28 @@ class Pool:
 
     def close(self) -> None:
         """Close those that nobody is using, and the others when they are given back."""
-        if self._process != os.getpid():
-            return
         self._closed = True
         free = []
-        while not self._free.empty():
-            try:
+        with suppress(queue.Empty):
+            while True:
                 free.append(self._free.get_nowait())
-            except queue.Empty:  # pragma: no cover (another was quicker)
-                break
         for connection in free:
-            self.give(connection)
+            if connection is not None:
+                connection.disconnect()
+            self._free.put(None)
+
+
+#: Those that begin anew in a child of this process: the parent's connections are the parent's.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for pool in list(_pools):
+        pool._begin()
+
+
+# A look at the process id in each call would be too late for two threads of the child at a time.
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def opened(connection: Any) -> Any:

@@ -14,7 +14,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test autobahn fuzz endurance soak lint typecheck docs
-.PHONY: bench bench-quick bench-check bench-memory dist-check clean FORCE
+.PHONY: bench bench-quick bench-check bench-memory bench-backplane dist-check clean FORCE
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -61,6 +61,9 @@ bench-check: .venv/bench/.complete ## fail where stargate costs more than benchm
 bench-memory: .venv/bench/.complete ## measure the memory of a listener
 	.venv/bench/bin/python -m benchmarks.run --only memory --rounds 1 \
 		--servers stargate,stargate-events,stargate-handler $(ARGS)
+
+bench-backplane: .venv/test/.complete ## measure what a Redis between processes costs (ARGS=--quick)
+	.venv/test/bin/python -m benchmarks.backplane $(ARGS)
 
 dist-check: .venv/dist/.complete ## build sdist and wheel, and import them where nothing else is
 	.ci/dist-check .venv/dist/bin/python

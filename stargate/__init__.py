@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stargate.exceptions import NoAddress as NoAddress
     from stargate.exceptions import StargateError as StargateError
     from stargate.handshake import is_websocket as is_websocket
+    from stargate.publisher import connect as connect
     from stargate.resource import WebSocketAwareContext as WebSocketAwareContext
     from stargate.resource import WebSocketAwareResource as WebSocketAwareResource
     from stargate.view import WebSocketView as WebSocketView
@@ -40,6 +41,7 @@ _HOMES = {
     "WebSocketAwareContext": "resource",
     "WebSocketAwareResource": "resource",
     "WebSocketView": "view",
+    "connect": "publisher",
     "gate": "application",
     "is_websocket": "handshake",
     "patch": "engine.patching",

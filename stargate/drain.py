@@ -1,4 +1,4 @@
-"""The good-byes of a server that ends: 1001 to every WebSocket, all at once or spread over a time.
+"""The good-byes of a server that ends, to every WebSocket, all at once or spread over a time.
 
 Until its good-bye a WebSocket is served as ever. How long all of it may take is the server's.
 """
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stargate.server")
 
-GOING_AWAY = 1001
+#: The server ends; it ends, and another one has taken its place already.
+GOING_AWAY, SERVICE_RESTART = 1001, 1012
 
 #: Good-byes in one turn of the hub: 2 ms.
 SLICE = 64
@@ -31,8 +32,13 @@ class Drain:
     :func:`longest_period`.
     """
 
-    def __init__(self, engine: Engine, graceful_timeout: float) -> None:
+    def __init__(self, engine: Engine, graceful_timeout: float, *, restarts: bool = False) -> None:
         self._engine, self._graceful_timeout = engine, graceful_timeout
+        self._good_bye = (
+            (SERVICE_RESTART, "the server is restarting")
+            if restarts
+            else (GOING_AWAY, "the server is stopping")
+        )
         self._parties: list[_Party] = []
         self._next: Any = None
 
@@ -67,7 +73,7 @@ class Drain:
         left, now = SLICE, monotonic()
         for party in self._parties:
             for _ in range(min(left, party.due(now))):
-                party.websockets.pop()._close(GOING_AWAY, "the server is stopping")
+                party.websockets.pop()._close(*self._good_bye)
                 left -= 1
         if any(party.websockets for party in self._parties):
             self._next = self._engine.call_later(TICK if left else 0, self._tick)

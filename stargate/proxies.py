@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from stargate.settings import words
+from stargate.parsers import words
 
 #: What ``host_and_port`` calls a peer on a UNIX socket, and ``trusted_proxy`` does.
 UNIX = "unix"

@@ -50,8 +50,9 @@ class ServerSettings:
 
 def table() -> tuple[Setting, ...]:
     """The settings of the server, with their defaults, units and reasons."""
+    from stargate.parsers import at_least, flag, one_of, seconds, words
     from stargate.proxies import HEADERS, proxy_names
-    from stargate.settings import Setting, at_least, flag, one_of, seconds, words
+    from stargate.settings import Setting
 
     return (
         Setting(
@@ -243,7 +244,13 @@ def run(application: Application, settings: ServerSettings) -> None:
 class Server:
     """One serving of an application: from listening to the last connection's end."""
 
-    def __init__(self, application: Application, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: ServerSettings,
+        listening: list[Any] | None = None,
+    ) -> None:
+        """Listen as ``settings`` say, or take sockets that are ``listening`` already."""
         from stargate.engine.accept import HttpServer
         from stargate.engine.patching import repair_threadlocals
         from stargate.listening import listening_sockets
@@ -252,12 +259,14 @@ class Server:
         self.settings = settings
         tls = _tls_context(settings)
         self._scheme = "http" if tls is None else "https"
-        self._listening = listening_sockets(
-            settings.listen or (f"{settings.host}:{settings.port}",),
-            unix_socket=settings.unix_socket,
-            unix_socket_perms=settings.unix_socket_perms,
-            backlog=settings.backlog,
-        )
+        if listening is None:
+            listening = listening_sockets(
+                settings.listen or (f"{settings.host}:{settings.port}",),
+                unix_socket=settings.unix_socket,
+                unix_socket_perms=settings.unix_socket_perms,
+                backlog=settings.backlog,
+            )
+        self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
         path = settings.unix_socket
@@ -314,10 +323,11 @@ class Server:
             )
         log.info("stopped")
 
-    def stop(self) -> None:
+    def stop(self, *, restarts: bool = False) -> None:
         """Accept no more, say 1001 to every WebSocket, and end when all have gone.
 
-        In a greenlet of the server's. The closes are spread over ``stargate.drain_period``.
+        In a greenlet of the server's. The closes are spread over ``stargate.drain_period``. Where
+        another process has taken over already (``restarts``) it is 1012.
         """
         from stargate.drain import Drain
 
@@ -326,7 +336,7 @@ class Server:
         self._stopping = True
         self.http.stop()
         self._deadline = self.engine.call_later(self.settings.graceful_timeout, self._cut)
-        self._drain = Drain(self.engine, self.settings.graceful_timeout)
+        self._drain = Drain(self.engine, self.settings.graceful_timeout, restarts=restarts)
         self._drain.start()
         self._look()
 
@@ -342,6 +352,13 @@ class Server:
             self.engine.resume(self._main)
         else:
             self._next_look = self.engine.call_later(0.02, self._look)
+
+    def cut(self) -> None:
+        """End at once, whatever is going on; in a greenlet of the server's."""
+        self._stopping = True
+        self.http.stop()
+        self._cut()
+        self._left = None  # That was asked for.
 
     def _cut(self) -> None:
         self._left = len(self.http), len(self.engine.connections), self.engine.running

@@ -1,6 +1,7 @@
 """The settings: one table of names, defaults, units and reasons for the application and a reader.
 
-The server's own table is in ``server.py``: the server is made before the application.
+The server's own table is in ``server.py``: the server is made before the application. Pyramid is
+imported for its error alone: publishers that are no web application read settings as well.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import inf
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
-from typing import Any
+from typing import Any, NoReturn
 
-from pyramid.exceptions import ConfigurationError
-from pyramid.settings import asbool, aslist, falsey, truthy
+from stargate.parsers import at_least, flag, one_of, seconds, words
 
 PREFIX = "stargate."
 
@@ -32,63 +31,14 @@ class Setting:
     reason: str
 
 
-def at_least(least: float, kind: type = int, most: float = inf) -> Callable[[Any], Any]:
-    """A parser for a number of at least ``least`` and at most ``most``."""
-    what = "a whole number" if kind is int else "a number"
-
-    def parse(value: Any) -> Any:
-        try:
-            number = kind(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"it must be {what}") from None
-        if not number >= least:
-            raise ValueError(f"it must be at least {least}")
-        if number > most:
-            raise ValueError(f"it must be at most {most}")
-        return number
-
-    return parse
-
-
-def seconds(least: float) -> Callable[[Any], Any]:
-    """A parser for a time of at least ``least`` seconds, and at most a day."""
-    return at_least(least, float, most=86_400)
-
-
-def one_of(*choices: str) -> Callable[[Any], str]:
-    """A parser for one of a few words."""
-
-    def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError("it must be " + " or ".join(repr(choice) for choice in choices))
-        return str(value)
-
-    return parse
-
-
-def words(value: Any) -> tuple[str, ...]:
-    """A parser for words with white space between them, or a list of them."""
-    try:
-        return tuple(aslist(value))
-    except TypeError:
-        raise ValueError("it must be words with white space between them") from None
-
-
-def flag(value: Any) -> bool:
-    """A parser for yes and no, in the words that Pyramid knows; any other is an error."""
-    if str(value).strip().lower() not in (*truthy, *falsey):
-        raise ValueError("it must be true or false")
-    return bool(asbool(value))
-
-
 BACKPLANES = ("redis", "rediss", "unix")
 
 
 def backplane(value: Any) -> str:
     """A parser for ``memory`` or the URL of a Redis."""
     text = str(value).strip()
-    scheme, found, _ = text.partition("://")
-    if text != "memory" and (not found or scheme.partition("+")[0] not in BACKPLANES):
+    scheme, _, rest = text.partition("://")
+    if text != "memory" and (not rest or scheme.partition("+")[0] not in BACKPLANES):
         raise ValueError("it must be 'memory' or a URL as in redis://localhost:6379/0")
     return text
 
@@ -357,24 +307,35 @@ def spare_descriptors() -> int:
 
 
 def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``stargate.*`` settings of an application, every one of them, by name without prefix."""
+    """The ``stargate.*`` settings of an application, every one of them, by name without prefix.
+
+    Raises Pyramid's ``ConfigurationError``.
+    """
+    try:
+        return application_values(settings)
+    except ValueError as error:
+        _misconfigured(error)
+
+
+def application_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`read_application` for whoever is no Pyramid application; raises ``ValueError``."""
     given = {
         name.removeprefix(PREFIX): value
         for name, value in settings.items()
         if name.startswith(PREFIX)
     }
-    found = read(APPLICATION, given, PREFIX)
+    found = values(APPLICATION, given, PREFIX)
     if found["max_connections"] is None:
         found["max_connections"] = spare_descriptors()
     if found["max_send_size"] is None:
         found["max_send_size"] = max(1, found["outbox_size"] // 4)
     elif found["max_send_size"] > found["outbox_size"]:
-        raise ConfigurationError(
+        raise ValueError(
             f"{PREFIX}max_send_size = {found['max_send_size']}: it must be at most "
             f"{PREFIX}outbox_size, {found['outbox_size']}, of which a quarter is a good value"
         )
     if found["backplane"] != "memory" and not found["namespace"]:
-        raise ConfigurationError(
+        raise ValueError(
             f"{PREFIX}namespace is not set: with a Redis it must be the name of this application "
             "there, as in stargate.namespace = shop"
         )
@@ -383,24 +344,44 @@ def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(table: Iterable[Setting], given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """``given`` as values of ``table``, with its defaults; raises ``ConfigurationError``."""
+    try:
+        return values(table, given, prefix)
+    except ValueError as error:
+        _misconfigured(error)
+
+
+def values(table: Iterable[Setting], given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """:func:`read`, with a ``ValueError``."""
     known = {setting.name: setting for setting in table}
     found = {name: setting.default for name, setting in known.items()}
     for name, value in given.items():
         setting = known.get(name)
         if setting is None:
             hint = _hint(name, known)
-            raise ConfigurationError(f"{prefix}{name} is no setting of stargate{hint}")
+            raise ValueError(f"{prefix}{name} is no setting of stargate{hint}")
         try:
             found[name] = setting.parse(value)
         except ValueError as error:
             shown = without_password(value)
-            raise ConfigurationError(f"{prefix}{name} = {shown!r}: {error}") from error
+            raise ValueError(f"{prefix}{name} = {shown!r}: {error}") from error
     return found
 
 
 def without_password(value: Any) -> Any:
-    """``value``, or where it is text with a URL: without the user and password in that."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", value) if isinstance(value, str) else value
+    """``value``, or where it is text that may be a URL: without the user and password in it.
+
+    Whatever stands before the last ``@`` goes: what is wrong with it may be its password.
+    """
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"(?s)^(\w[\w+.-]*://)?.*@", r"\1***@", value)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", value)
+
+
+def _misconfigured(error: ValueError) -> NoReturn:
+    from pyramid.exceptions import ConfigurationError
+
+    raise ConfigurationError(str(error)) from (error.__cause__ or error)
 
 
 def limits(values: Mapping[str, Any]) -> Limits:

@@ -290,7 +290,7 @@ class WebSocket(Connection):
 
     def _recover(self, history: History, limit: int) -> bool:
         """Send what it has missed, at its own pace; returns whether that was everything."""
-        complete = history.complete and sum(len(kept.message) for kept in history) <= limit
+        complete = history.complete and sum(kept.size for kept in history) <= limit
         counters, form = self._counters, self._form
         if complete:
             counters.recovered += 1

@@ -106,7 +106,7 @@ class DummyListener:
     """What a walk and a topic ask of a connection, with a list in the place of the socket."""
 
     def __init__(self, window_bits: int | None = None) -> None:
-        self._window_bits = window_bits
+        self._form = window_bits
         self._served = 0
         self._topics: tuple = ()
         self.buffers: list[bytes] = []

@@ -70,12 +70,12 @@ def test_contracts_and_errors_import_nothing_of_ours(module):
 @pytest.mark.parametrize(
     "module",
     [
-        "stargate.message",
         "stargate.envelope",
-        "stargate.wire",
-        "stargate.paths",
-        "stargate.outbox",
         "stargate.handshake",
+        "stargate.message",
+        "stargate.outbox",
+        "stargate.paths",
+        "stargate.wire",
     ],
 )
 def test_what_does_no_io_imports_nothing_that_does(module):

@@ -30,6 +30,7 @@ def test_a_replica_lags_behind_and_catches_up(primary, replica):
     replica.catch_up()
     replica.lag()
     primary.ask("SET", "key", "new")
+    assert primary.ask("WAIT", 1, 50) == 0, "no replica has it"
     assert replica.ask("GET", "key") == "old"
     replica.catch_up()
     assert replica.ask("GET", "key") == "new"
@@ -40,6 +41,7 @@ def test_a_replica_that_lags_behind_becomes_a_primary_without_the_rest(primary, 
     replica.catch_up()
     replica.lag()
     primary.ask("SET", "key", "new")
+    assert primary.ask("WAIT", 1, 50) == 0, "no replica has it"
     primary.kill()
     replica.promote()
     assert replica.ask("GET", "key") == "old"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stargate.backplane.memory import MemoryBackplane
-
 if TYPE_CHECKING:
     from stargate.delivery import Delivery
     from stargate.stats import Counters
@@ -16,7 +14,10 @@ def make_backplane(
     settings: Mapping[str, Any] | None, receiver: Delivery, counters: Counters
 ) -> Any:
     """The backplane that the application's ``settings`` name, which delivers to ``receiver``."""
+    # Imported when needed: publishers use a part of this package without anything of Pyramid.
     if settings is None or settings["backplane"] == "memory":
+        from stargate.backplane.memory import MemoryBackplane
+
         return MemoryBackplane(receiver)
     from stargate.backplane.redis.backplane import RedisBackplane
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import queue
-import socket
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -36,8 +37,6 @@ CONNECTIONS = 32
 
 #: Commands that are sent before the first answer is read.
 PIPELINED = 100
-
-ESTABLISHED = 1
 
 Command = tuple[Any, ...]
 
@@ -78,9 +77,10 @@ class Pool:
         self._make, self._size = make, size
         self._closed = False
         self._begin()
+        _pools.add(self)
 
     def _begin(self) -> None:
-        self._process = os.getpid()
+        self._closed = False
         # The newest is taken first, so that those that nobody needs stay where they are.
         self._free: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(self._size):
@@ -88,8 +88,6 @@ class Pool:
 
     def take(self, deadline: Deadline) -> Any:
         """An open connection, for nobody else; raises what ``failed`` makes a text of."""
-        if self._process != os.getpid():
-            self._begin()  # The parent's connections are the parent's.
         try:
             connection = self._free.get(timeout=deadline.left())
         except queue.Empty:
@@ -97,7 +95,7 @@ class Pool:
                 f"all {self._size} connections are in use for {deadline.seconds:g} s"
             ) from None
         try:
-            if connection is not None and not is_open(connection):
+            if connection is not None and not connection.is_open():
                 connection.disconnect()
                 connection = None
             return connection if connection is not None else self._make(deadline.left())
@@ -114,43 +112,40 @@ class Pool:
 
     def close(self) -> None:
         """Close those that nobody is using, and the others when they are given back."""
-        if self._process != os.getpid():
-            return
         self._closed = True
         free = []
-        while not self._free.empty():
-            try:
+        with suppress(queue.Empty):
+            while True:
                 free.append(self._free.get_nowait())
-            except queue.Empty:  # pragma: no cover (another was quicker)
-                break
         for connection in free:
-            self.give(connection)
+            if connection is not None:
+                connection.disconnect()
+            self._free.put(None)
 
 
-def is_open(connection: Any) -> bool:
-    """Whether the peer has not hung up, as far as is known: no bytes are sent to find out."""
-    sock = connection._sock
-    if sock is None:
-        return False
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return True
-    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED)
+#: Those that begin anew in a child of this process: the parent's connections are the parent's.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for pool in list(_pools):
+        pool._begin()
+
+
+# A look at the process id in each call would be too late for two threads of the child at a time.
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def opened(connection: Any) -> Any:
-    """``connection``, opened and logged in; closed again where that fails."""
-    try:
-        connection.connect()
-    except BaseException:
-        connection.disconnect()
-        raise
+    """``connection``, opened and logged in."""
+    connection.connect()
     return connection
 
 
-def answer(connection: Any, *command: Any) -> Any:
+def answer(connection: Any, deadline: Deadline, *command: Any) -> Any:
     """The answer to one command over a connection of its own."""
-    connection.send_command(*command, check_health=False)
-    return connection.read_response()
+    connection.send_command(*command)
+    return connection.read(deadline)
 
 
 def reason(error: BaseException) -> str:
@@ -326,7 +321,7 @@ class Call:
 
     def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
         connection = self._connection
-        clean = error is None or (isinstance(error, ResponseError) and connection._sock is not None)
+        clean = error is None or isinstance(error, ResponseError)
         if not clean or is_moved_away(error):
             connection.disconnect()
             connection = None
@@ -338,7 +333,7 @@ class Call:
 
     def _failed(self, error: BaseException) -> BackplaneError:
         why = reason(error)
-        if isinstance(error, RedisTimeoutError):
+        if isinstance(error, RedisTimeoutError) or why == "timed out":
             why = f"no answer within {self._deadline.seconds:g} s"
         return BackplaneError(self._outcome, f"{self._name}: {why}", self._key)
 
@@ -377,17 +372,14 @@ class Call:
                 self._key,
             )
 
-    def _send(self, packed: Any) -> None:
-        connection = self._connection
+    def _send(self, commands: bytes) -> None:
         # What is not written to its end is not carried out: the connection is closed.
         self._outcome = UNKNOWN if self._done else NOT_SENT
-        connection._sock.settimeout(self._deadline.left())
-        connection.send_packed_command(packed, check_health=False)
+        self._connection.write(commands, self._deadline)
 
     def _read(self) -> Any:
         self._outcome = UNKNOWN
-        self._connection._sock.settimeout(self._deadline.left())
-        return self._connection.read_response()
+        return self._connection.read(self._deadline)
 
 
 def is_moved_away(error: BaseException | None) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import hiredis
 from redis.exceptions import RedisError
 
-from stargate.backplane.redis.commands import Place, portions, reason
+from stargate.backplane.redis.commands import Deadline, Place, portions, reason
 
 log = logging.getLogger("stargate.backplane")
 
@@ -150,7 +150,9 @@ class Link:
     def _write(self, commands: list[tuple[Any, ...]]) -> None:
         connection = self._connection
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            connection.write(connection.pack_commands(commands), Deadline(self._timeout))
+            if connection._sock is not None:
+                connection._sock.settimeout(TICK)
         except (RedisError, OSError):
             self._hang_up()  # The reader sees it, and begins again.
 

@@ -1,0 +1,223 @@
+"""A publisher: sends to resources, and reads what is kept of them, from outside the application.
+
+Plain blocking code for task queues, cron jobs and any other program: it imports nothing of Pyramid
+and nothing of eventlet. (It is not ``connect.py``, or Python would put this module in the place of
+the function ``stargate.connect``.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from json import dumps
+from typing import TYPE_CHECKING, Any
+
+from stargate.exceptions import MessageTooBig
+from stargate.history import History
+from stargate.inifile import read_ini
+from stargate.message import BINARY, taken_apart
+from stargate.paths import check_address
+from stargate.settings import APPLICATION, application_values, values
+from stargate.wire import BINARY as WIRE_BINARY
+from stargate.wire import JSON, TEXT
+
+if TYPE_CHECKING:
+    from stargate.backplane.redis.publisher import Publisher as Namespace
+
+MEMORY = (
+    "{0} has no stargate.backplane but the memory of the process that serves: no other process "
+    "can reach its listeners. Set these two in it, and start the application again:\n"
+    "    stargate.backplane = redis://localhost:6379/0\n"
+    "    stargate.namespace = a-name-of-its-own\n"
+    "Where the application's own code sets them, give the URL and the namespace instead of {0}"
+)
+
+
+def connect(
+    target: str | os.PathLike[str],
+    namespace: str | None = None,
+    *,
+    timeout: float | None = None,
+    json: Callable[[Any], str | bytes] | None = None,
+    max_send_size: int | None = None,
+    replicas: int | None = None,
+) -> Publisher:
+    """A :class:`Publisher` to the applications of one namespace; ``close()`` it, or use ``with``.
+
+    ``target`` is the URL of a Redis, as in ``stargate.backplane``, and ``namespace`` the name of
+    the application there; or ``target`` is the path of the application's ini file,
+    ``production.ini`` or ``production.ini#name``, and brings its own.
+
+    ``timeout`` is how many seconds one call may take in all: 2, or ``stargate.backplane_timeout``
+    of the ini file. ``max_send_size`` is the longest message, in bytes: 1,048,576, or what holds
+    for the application of the ini file; with a URL give that, if it is another: an application
+    refuses what is longer. ``replicas`` is how many replicas must have a message before a send
+    returns: 0, or ``stargate.backplane_replicas``. ``json`` writes a value as JSON: ``json.dumps``.
+
+    Nothing is connected before the first call. Raises ``ValueError`` for a target that makes no
+    sense, such as an ini file with the memory backplane, ``FileNotFoundError`` for one that is not
+    there, and ``ModuleNotFoundError`` where redis-py is missing.
+    """
+    if not isinstance(target, str | os.PathLike):
+        raise TypeError(f"a target is the URL of a Redis or the path of an ini file: {target!r}")
+    where = os.fspath(target)
+    given = {
+        "backplane_timeout": timeout,
+        "backplane_replicas": replicas,
+        "max_send_size": max_send_size,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    found = _of_url(where, namespace) if "://" in where else _of_ini(where, namespace)
+    found |= {name: values(APPLICATION, given, "")[name] for name in given}
+    return Publisher(_in_redis(found), int(found["max_send_size"]), json or _dumps)
+
+
+class Publisher:
+    """One namespace of one Redis: the applications that have both in their settings.
+
+    Made by :func:`stargate.connect`. It may be used by any number of threads, and after a fork by
+    parent and child. Every call waits for the Redis, at most for the time-out, and raises
+    :class:`~stargate.exceptions.BackplaneError` where it is not answered; none is tried twice.
+    """
+
+    def __init__(
+        self, namespace: Namespace, max_send_size: int, json: Callable[[Any], str | bytes]
+    ) -> None:
+        self._namespace, self._max_send_size, self._json = namespace, max_send_size, json
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Publisher to {self._namespace.namespace} at {self._namespace.commands.address}>"
+
+    def send(
+        self,
+        path: str,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        key: str | None = None,
+    ) -> str | None:
+        """Send ``message`` to every listener of the resource at ``path``, in every process.
+
+        ``path`` is its address, ``resource.path``: as Pyramid writes it, ``/jobs/a%20b``. ``str``
+        goes as text, ``bytes`` as binary, anything else is a ``TypeError``. The WebSockets whose
+        ids are in ``exclude`` are left out. ``key`` is any short word of yours: a second send to
+        the same ``path`` with the same ``key``, within a minute, sends nothing.
+
+        Returns when the Redis has it: the message's id where the resource has a history, else
+        ``None``. Raises :class:`~stargate.exceptions.BadAddress` for a ``path`` that no resource
+        has, and :class:`~stargate.exceptions.MessageTooBig`.
+        """
+        opcode, payload = taken_apart(message)
+        return self._publish(path, WIRE_BINARY if opcode == BINARY else TEXT, payload, exclude, key)
+
+    def send_json(
+        self,
+        path: str,
+        value: Any,
+        *,
+        exclude: str | Iterable[str] = (),
+        key: str | None = None,
+    ) -> str | None:
+        """Send ``value`` as text, written by ``json.dumps`` or what was given for it.
+
+        All else is as in :meth:`send`. NaN and the infinities, which are no JSON and which no
+        browser reads, are a ``ValueError``.
+        """
+        text = self._json(value)
+        payload = text.encode() if isinstance(text, str) else text
+        return self._publish(path, JSON, payload, exclude, key)
+
+    def history(self, path: str, since: str | None = None, limit: int = 100) -> History:
+        """The messages that are kept of the resource at ``path``, oldest first: a list.
+
+        With ``since``, an id, the first ``limit`` that came after it, else the newest ``limit``.
+        ``complete`` of the list is false where something that came after ``since`` is gone: then
+        the list is empty.
+        """
+        if limit < 1:
+            raise ValueError(f"limit = {limit!r}: it must be at least 1")
+        return self._open().history(_checked(path), since, limit)
+
+    def close(self) -> None:
+        """Close its connections: what is under way is finished, and no more can be done."""
+        self._closed = True
+        self._namespace.close()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _publish(
+        self, path: str, kind: str, payload: bytes, exclude: str | Iterable[str], key: str | None
+    ) -> str | None:
+        address = _checked(path)
+        if len(payload) > self._max_send_size:
+            raise MessageTooBig(address, len(payload), self._max_send_size)
+        return self._open().publish(address, kind, payload, _ids(exclude), key=key)
+
+    def _open(self) -> Namespace:
+        if self._closed:
+            raise ValueError("this publisher is closed")
+        return self._namespace
+
+
+#: Python's own would write NaN, which is no JSON.
+_dumps = partial(dumps, allow_nan=False)
+
+
+def _of_url(url: str, namespace: str | None) -> dict[str, Any]:
+    if not namespace:
+        raise ValueError(
+            "with the URL of a Redis the namespace is needed, which is the application's name "
+            "there: stargate.namespace in its settings"
+        )
+    return application_values({"stargate.backplane": url, "stargate.namespace": namespace})
+
+
+def _of_ini(path: str, namespace: str | None) -> dict[str, Any]:
+    if namespace is not None:
+        raise ValueError(f"{path} is an ini file, which brings its namespace: give no other")
+    try:
+        found = application_values(read_ini(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if found["backplane"] == "memory":
+        raise ValueError(MEMORY.format(path))
+    return found
+
+
+def _in_redis(settings: dict[str, Any]) -> Namespace:
+    try:
+        from stargate.backplane.redis.kinds import commands_to
+        from stargate.backplane.redis.publisher import Publisher as Namespace
+    except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
+        raise ModuleNotFoundError(
+            f"{name} is missing: pip install stargate[redis]", name=name
+        ) from error
+    return Namespace(
+        commands_to(settings["backplane"], float(settings["backplane_timeout"])),
+        settings["namespace"],
+        replicas=int(settings["backplane_replicas"]),
+    )
+
+
+def _checked(path: str) -> str:
+    if not isinstance(path, str):
+        raise TypeError(
+            f"a publisher sends to a path, as in '/jobs/1', not to {type(path).__name__}; "
+            "that of a resource is resource.path"
+        )
+    return check_address(path)
+
+
+def _ids(exclude: str | Iterable[str]) -> frozenset[str]:
+    ids = frozenset((exclude,) if isinstance(exclude, str) else exclude or ())
+    for each in ids:
+        if not isinstance(each, str):
+            raise TypeError(f"exclude has the ids of WebSockets, which are text, not {each!r}")
+    return ids

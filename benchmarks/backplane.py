@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.crowd import Crowd, dial, frame
 from benchmarks.measure import cpu_ns, pss, raise_descriptors
-from stargate.backplane.redis.backplane import commands_to
+from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher
 from stargate.exceptions import BackplaneError
 from stargate.history import Keep

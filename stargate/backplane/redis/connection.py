@@ -73,8 +73,12 @@ class Connection:
         return b"".join(map(hiredis.pack_command, commands))
 
     def send_command(self, *command: Any) -> None:
-        """Send one command, within the ``timeout`` that it was made with."""
-        self.write(self.pack_command(*command), _Until(self._timeout))
+        """:meth:`send_commands` for one."""
+        self.send_commands([command])
+
+    def send_commands(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        """Send several commands, within the ``timeout`` that it was made with."""
+        self.write(self.pack_commands(commands), _Until(self._timeout))
 
     def write(self, packed: bytes, deadline: Left) -> None:
         """Send commands that are packed; where that fails, the last one is not whole."""

@@ -6,10 +6,8 @@ in ``BackplaneError.outcome``.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
-import socket
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,14 +15,18 @@ from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stargate.backplane.redis.address import Address
 from stargate.backplane.redis.scripts import Script
 from stargate.exceptions import BackplaneError
-
-log = logging.getLogger("stargate.backplane")
 
 NOT_SENT, UNKNOWN = "not sent", "unknown"
 
@@ -33,8 +35,6 @@ CONNECTIONS = 32
 
 #: Commands that are sent before the first answer is read.
 PIPELINED = 100
-
-ESTABLISHED = 1
 
 Command = tuple[Any, ...]
 
@@ -80,7 +80,7 @@ class Pool:
                 f"all {self._size} connections are in use for {deadline.seconds:g} s"
             ) from None
         try:
-            if connection is not None and not is_open(connection):
+            if connection is not None and not connection.is_open():
                 connection.disconnect()
                 connection = None
             return connection if connection is not None else self._make(deadline.left())
@@ -121,23 +121,9 @@ def _begin_anew() -> None:
 os.register_at_fork(after_in_child=_begin_anew)
 
 
-def is_open(connection: Any) -> bool:
-    """Whether the peer has not hung up, as far as is known: no bytes are sent to find out."""
-    sock = connection._sock
-    if sock is None:
-        return False
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return True
-    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED)
-
-
 def opened(connection: Any) -> Any:
-    """``connection``, opened and logged in; closed again where that fails."""
-    try:
-        connection.connect()
-    except BaseException:
-        connection.disconnect()
-        raise
+    """``connection``, opened and logged in."""
+    connection.connect()
     return connection
 
 
@@ -259,7 +245,7 @@ class _Call:
 
     def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
         connection = self._connection
-        clean = error is None or (isinstance(error, ResponseError) and connection._sock is not None)
+        clean = error is None or isinstance(error, ResponseError)
         if not clean or is_moved_away(error):
             connection.disconnect()
             connection = None
@@ -271,7 +257,7 @@ class _Call:
 
     def _failed(self, error: BaseException) -> BackplaneError:
         why = reason(error)
-        if isinstance(error, RedisTimeoutError):
+        if isinstance(error, RedisTimeoutError) or why == "timed out":
             why = f"no answer within {self._deadline.seconds:g} s"
         return BackplaneError(self._outcome, f"{self._address}: {why}", self._key)
 
@@ -304,19 +290,16 @@ class _Call:
                 self._key,
             )
 
-    def _send(self, packed: Any) -> None:
-        connection = self._connection
+    def _send(self, commands: bytes) -> None:
         # What is not written to its end is not carried out: the connection is closed.
         self._outcome = UNKNOWN if self._done else NOT_SENT
-        connection._sock.settimeout(self._deadline.left())
-        connection.send_packed_command(packed, check_health=False)
+        self._connection.write(commands, self._deadline)
 
     def _read(self) -> Any:
         self._outcome = UNKNOWN
-        self._connection._sock.settimeout(self._deadline.left())
-        return self._connection.read_response()
+        return self._connection.read(self._deadline)
 
 
 def is_moved_away(error: BaseException | None) -> bool:
     """Whether the server says that it is no primary any more: ask elsewhere the next time."""
-    return isinstance(error, ResponseError) and str(error).startswith(("READONLY", "MASTERDOWN"))
+    return isinstance(error, ReadOnlyError | MasterDownError)

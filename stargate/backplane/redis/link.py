@@ -120,7 +120,7 @@ class Link:
 
     def _write(self, *command: Any) -> None:
         try:
-            self._connection.send_command(*command, check_health=False)
+            self._connection.send_command(*command)
         except (RedisError, OSError):
             self._hang_up()  # The reader sees it, and begins again.
 

@@ -17,6 +17,7 @@ from stargate.engine import engine_made
 from stargate.heartbeat import Heartbeat
 from stargate.interfaces import IReceiver
 from stargate.pubsub import Topics
+from stargate.recovery import tell
 from stargate.walk import NOBODY, Walks
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ class Delivery:
         if complete:
             return
         for listener in self.topics.listeners(topic):
-            told: Any = listener
-            told._tell_recovered(False, position)
+            websocket: Any = listener
+            tell(websocket, False, position)
         self._notify("MessagesMissed", (topic,))
 
     def came(self, topic: Hashable, who: Any, id: str) -> None:

@@ -358,6 +358,7 @@ class Server:
         self._stopping = True
         self.http.stop()
         self._cut()
+        self._left = None  # That was asked for.
 
     def _cut(self) -> None:
         self._left = len(self.http), len(self.engine.connections), self.engine.running

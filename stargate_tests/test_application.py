@@ -377,7 +377,7 @@ def test_an_error_of_the_renderer_comes_before_anything_is_sent(application):
 @pytest.fixture
 def no_engine(monkeypatch):
     """A process that has made no engine so far: a script, ``pshell``."""
-    monkeypatch.setattr("stargate.application.engine_made", lambda: False)
+    monkeypatch.setattr("stargate.delivery.engine_made", lambda: False)
 
 
 def test_a_send_that_reaches_nobody_warns_once_and_names_the_setting(

@@ -14,8 +14,8 @@ from pyramid.traversal import resource_path
 import stargate
 from stargate import BackplaneError, BadAddress, MessageTooBig, WebSocketAwareContext
 from stargate.backplane.redis.commands import Deadline
+from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher as Namespace
-from stargate.backplane.redis.publisher import commands_to
 from stargate.engine.hub import threading
 from stargate.history import Keep
 from stargate_tests.waiting import wait_until

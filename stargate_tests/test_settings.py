@@ -37,6 +37,13 @@ DEFAULTS = {
     "ping_interval": 20.0,
     "ping_timeout": 20.0,
     "backplane": "memory",
+    "namespace": "",
+    "backplane_timeout": 2.0,
+    "backplane_replicas": 0,
+    "backplane_on_error": "raise",
+    "memory_in_many_workers": False,
+    "recover_limit": 16_777_216,
+    "presence": True,
 }
 
 

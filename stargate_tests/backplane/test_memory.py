@@ -1,9 +1,9 @@
+from stargate.backplane.contract import BackplaneContract
 from stargate.backplane.memory import MemoryBackplane
 
 
-def test_what_is_published_is_delivered_at_once_and_in_order():
-    delivered = []
-    backplane = MemoryBackplane(lambda *args: delivered.append(args))
-    backplane.publish("/a", "one", frozenset())
-    backplane.publish("/b", "two", frozenset("x"))
-    assert delivered == [("/a", "one", frozenset()), ("/b", "two", frozenset("x"))]
+class TestContract(BackplaneContract):
+    processes = 1
+
+    def make_backplane(self, receiver):
+        return MemoryBackplane(receiver)

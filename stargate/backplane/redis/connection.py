@@ -80,12 +80,6 @@ class Connection:
         """Send several commands, within the ``timeout`` that it was made with."""
         self.write(self.pack_commands(commands), _Until(self._timeout))
 
-    def ask(self, *command: Any) -> Any:
-        """The reply to one command, within the ``timeout`` that it was made with."""
-        until = _Until(self._timeout)
-        self.write(self.pack_command(*command), until)
-        return self.read(until)
-
     def write(self, packed: bytes, deadline: Left) -> None:
         """Send commands that are packed; where that fails, the last one is not whole."""
         rest = memoryview(packed)

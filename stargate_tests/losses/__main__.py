@@ -37,12 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", default="", help="where to write what the workers have logged")
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    dials = Dials(seed, options.seconds, options.websockets, durable=not options.volatile)
+    dials = Dials(
+        seed,
+        options.seconds,
+        options.websockets,
+        durable=not options.volatile,
+        log=options.log,
+    )
     print(f"begins: {dials}", flush=True)
     outcome = run(dials)
-    if options.log:
-        with open(options.log, "w") as log:
-            log.write(outcome.log)
     print(line(dials, outcome), flush=True)
     for sentence in outcome.verdict.wrongs:
         print(f"WRONG: {sentence}", file=sys.stderr)

@@ -236,7 +236,6 @@ class Peer:
         if end and head.startswith(b"HTTP/1.1 101 "):
             self._opened, self._buffer = True, rest
             self._crowd.counts["handshakes"] += 1
-            self._take_apart()
         return self._opened or not end
 
     def _take_apart(self) -> None:

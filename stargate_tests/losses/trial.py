@@ -47,6 +47,8 @@ class Dials:
     pause: float = PAUSE
     #: Whether Redis writes each message to its disk before it says that it has it.
     durable: bool = True
+    #: Where the workers write what they log; by default it is not kept.
+    log: str = ""
 
 
 @dataclass
@@ -59,8 +61,6 @@ class Outcome:
     #: How often there was each fault, and what it did to those who listen and to those who send.
     faults: Counter[str]
     counts: Counter[str] = field(default_factory=Counter)
-    #: What the workers have logged.
-    log: str = ""
 
 
 def run(dials: Dials) -> Outcome:
@@ -69,7 +69,7 @@ def run(dials: Dials) -> Outcome:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="losses-")))
         durable = {"appendonly": "yes", "appendfsync": "always"} if dials.durable else {}
         redis = stack.enter_context(RedisServer(**durable))
-        server = stack.enter_context(gunicorn(redis.url, folder))
+        server = stack.enter_context(gunicorn(redis.url, folder, dials.log))
         place = urlsplit(server.url)
         where = str(place.hostname), int(place.port or 0)
         crowd = Crowd(where, dials.seed, dials.websockets, list(RESOURCES))
@@ -86,7 +86,7 @@ def run(dials: Dials) -> Outcome:
             verdict.wrong(sentence)
         counts = crowd.counts + doubtful
         done = faults.done + Counter({"sockets reset": counts.pop("sockets reset")})
-        return Outcome(verdict, ledger, stories, done, counts, server.log)
+        return Outcome(verdict, ledger, stories, done, counts)
 
 
 def _gather(crowd: Crowd) -> None:
@@ -128,7 +128,7 @@ def _end(
 
 
 def _told_by(publisher: subprocess.Popen[str]) -> Any:
-    assert publisher.poll() == 0, f"a publisher has not come to a good end: {publisher.poll()}"
+    assert publisher.poll() == 0, f"{publisher.args} came to no good end: {publisher.poll()}"
     return json.load(publisher.stdout)  # type: ignore[arg-type]
 
 
@@ -154,7 +154,7 @@ class Gunicorn:
 
 
 @contextmanager
-def gunicorn(redis: str, folder: Path) -> Iterator[Gunicorn]:
+def gunicorn(redis: str, folder: Path, kept: str = "") -> Iterator[Gunicorn]:
     """Serve the trial's application; its control socket is in ``folder``, not in a home."""
     application = f"stargate_tests.losses.served:main({redis!r}, {NAMESPACE!r})"
     command = [
@@ -162,7 +162,7 @@ def gunicorn(redis: str, folder: Path) -> Iterator[Gunicorn]:
         *("-w", str(WORKERS), "-b", "127.0.0.1:0", "--graceful-timeout", "6"),
         *("--control-socket", str(folder / "control"), application),
     ]
-    log = folder / "gunicorn.log"
+    log = Path(kept or folder / "log")
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:

@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.crowd import Crowd, dial, frame
 from benchmarks.measure import cpu_ns, pss, raise_descriptors
-from stargate.backplane.redis.backplane import commands_to
-from stargate.backplane.redis.publisher import Publisher
+from stargate.backplane.redis.kinds import commands_to
+from stargate.backplane.redis.publisher import Publisher as Namespace
 from stargate.exceptions import BackplaneError
 from stargate.history import Keep
 from stargate_tests.redis_servers import RedisServer, free_port
@@ -87,9 +87,9 @@ def workers(count: int, backplane: str) -> Iterator[Workers]:
         found.stop()
 
 
-def publisher(url: str) -> Publisher:
+def publisher(url: str) -> Namespace:
     """What sends from another process."""
-    return Publisher(commands_to(url, 10.0), NAMESPACE)
+    return Namespace(commands_to(url, 10.0), NAMESPACE)
 
 
 # The measurements.
@@ -190,7 +190,7 @@ def recovery(redis: RedisServer, messages: int, listeners: int) -> dict[str, flo
     }
 
 
-def _insist(sends: Publisher, path: str) -> None:
+def _insist(sends: Namespace, path: str) -> None:
     key = None
     for _ in range(100):
         try:

@@ -207,8 +207,8 @@ def _of_ini(path: str, namespace: str | None) -> dict[str, Any]:
 
 def _in_redis(settings: dict[str, Any]) -> Namespace:
     try:
+        from stargate.backplane.redis.kinds import commands_to
         from stargate.backplane.redis.publisher import Publisher as Namespace
-        from stargate.backplane.redis.publisher import commands_to
     except ModuleNotFoundError as error:
         name = str(error.name).partition(".")[0]
         raise ModuleNotFoundError(

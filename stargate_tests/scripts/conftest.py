@@ -1,8 +1,8 @@
 import pytest
 
 import stargate
+from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher as Namespace
-from stargate.backplane.redis.publisher import commands_to
 from stargate.history import Keep
 from stargate.scripts.main import main
 

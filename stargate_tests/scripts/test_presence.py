@@ -1,7 +1,7 @@
 import pytest
 
+from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.presence import Presence
-from stargate.backplane.redis.publisher import commands_to
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from zope.interface import implementer
 
 from stargate.backplane.redis.commands import NOT_SENT, Deadline
 from stargate.backplane.redis.feed import Lack
-from stargate.backplane.redis.link import Link
+from stargate.backplane.redis.kinds import commands_to
+from stargate.backplane.redis.links import Links
 from stargate.backplane.redis.presence import Presence
-from stargate.backplane.redis.publisher import Page, Publisher, as_history, commands_to
+from stargate.backplane.redis.publisher import Page, Publisher, as_history
 from stargate.backplane.redis.subscription import Subscription, offset_of
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
@@ -70,7 +71,12 @@ class RedisBackplane:
         self._reader = Reader(self.commands, namespace)
         self._topics: dict[str, Subscription] = {}
         self._channels: dict[bytes, Subscription] = {}
-        self._links: dict[object, Link] = {}
+        self._links = Links(
+            self.commands,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+            on_back=self._on_back,
+        )
         self._upkeep: threading.Thread | None = None
         self._lacking: queue.SimpleQueue[Subscription | None] = queue.SimpleQueue()
         self._closed = False
@@ -133,27 +139,10 @@ class RedisBackplane:
             self._keep_up()
         return found
 
-    def _link(self, channel: str) -> Link:
-        where = self.commands.where(channel)
-        found = self._links.get(where)
-        if found is None:
-            commands = self.commands
-            found = self._links[where] = Link(
-                f"the backplane at {where or commands.address}",
-                lambda timeout: commands.open_subscriber(channel, timeout),
-                (commands.subscribe, commands.unsubscribe),
-                commands.timeout,
-                on_message=self._on_message,
-                on_lost=self._on_lost,
-                on_back=self._on_back,
-            )
-        return found
-
     def _stand(self, subscription: Subscription) -> None:
         deadline = Deadline(self.commands.timeout)
         try:
-            link = self._link(subscription.channel.decode())
-            stands = link.want(subscription.channel).wait(deadline.left())
+            stands = self._links.want(subscription.channel).wait(deadline.left())
         except TimeoutError:
             stands = False
         if not stands:
@@ -379,7 +368,7 @@ class RedisBackplane:
                 each.idle = None
             elif now - each.idle >= LINGER:
                 del self._topics[topic], self._channels[each.channel]
-                self._link(each.channel.decode()).unwant([each.channel])
+                self._links.unwant([each.channel])
 
     def _look(self) -> None:
         """See whether addresses stand where they are thought to: a message may have been lost."""
@@ -456,6 +445,5 @@ class RedisBackplane:
         self._closed = True
         self._ended.set()
         self._lacking.put(None)
-        for link in list(self._links.values()):
-            link.close()
+        self._links.close()
         self.commands.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from stargate.backplane.redis.address import BadUrl, parse
 from stargate.backplane.redis.commands import Commands
 from stargate.backplane.redis.scripts import PUBLISH, READ, TOUCH, Keys, keys_of
 from stargate.history import LAST, NO_TAG, History, Keep, Kept, MessageId, random_part
@@ -153,14 +152,6 @@ class Publisher:
     def close(self) -> None:
         """Close the connections."""
         self.commands.close()
-
-
-def commands_to(url: str, timeout: float) -> Commands:
-    """Commands to the Redis at ``url``; raises :class:`BadUrl`."""
-    address = parse(url)
-    if address.kind:
-        raise BadUrl(f"{address.kind} is not there yet")
-    return Commands(address, timeout)
 
 
 def touching(keep: Keep) -> tuple[Any, ...]:

@@ -60,13 +60,21 @@ POSITION_SECONDS = 3600
 #: Sends one message, once: repeats of its key get the id that it got. The first write is one that
 #: a Redis without memory refuses, and what a user may not do comes before what can't be undone, so
 #: that either all happens or nothing does. A size of 0 says that nothing is kept from here on.
+#:
+#: The channel is among the keys: so a node of a Cluster does not run this while the slot is being
+#: moved (there is always a key that is not there), and nothing is said at the new node while they
+#: listen at the old one.
 PUBLISH = Script(
     """
 local once, history, meta, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local publish, head, tail, repeat_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local size, ttl, epoch, tag = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local before = redis.call('GET', once)
-if before then return {before, 1} end
+if before then
+  -- Something is written, so that WAIT waits for what was written before.
+  redis.call('PEXPIRE', once, repeat_ms)
+  return {before, 1}
+end
 redis.call('SET', once, '-', 'PX', repeat_ms)
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

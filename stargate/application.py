@@ -173,6 +173,9 @@ class Gate:
             if not self._topics.listeners(address):
                 self._backplane.unsubscribe(address)
             raise websocket._closed_error()
+        if since is not None and websocket in self._topics.listeners(address):
+            # Somebody else has added it meanwhile, and it may have got what is newer already.
+            return self._join(websocket, address, policy, keep, since, who)
         self._topics.join(websocket, address, policy, who)
         websocket._attached(address)
         if since is None:

@@ -118,7 +118,9 @@ class Pool:
             while True:
                 free.append(self._free.get_nowait())
         for connection in free:
-            self.give(connection)
+            if connection is not None:
+                connection.disconnect()
+            self._free.put(None)
 
 
 #: Those that begin anew in a child of this process: the parent's connections are the parent's.
@@ -140,9 +142,10 @@ def opened(connection: Any) -> Any:
     return connection
 
 
-def answer(connection: Any, *command: Any) -> Any:
+def answer(connection: Any, deadline: Deadline, *command: Any) -> Any:
     """The answer to one command over a connection of its own."""
-    return connection.ask(*command)
+    connection.send_command(*command)
+    return connection.read(deadline)
 
 
 def reason(error: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
-from stargate.backplane.redis.presence import Presence, Times
+from stargate.backplane.redis.lease import Times
+from stargate.backplane.redis.presence import Presence
+from stargate.backplane.redis.presence_scripts import worker_keys
 from stargate.backplane.redis.scripts import keys_of
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
@@ -20,6 +22,7 @@ class Worker:
         self.commands = commands if commands is not None else Commands(parse(url), timeout)
         self.events = []
         self.presence = Presence(self.commands, namespace, self.events.append, times)
+        self.keys = worker_keys(namespace)
         self.reader = Reader(self.commands, namespace)
 
     def enter(self, topic, *names):

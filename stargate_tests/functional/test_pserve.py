@@ -77,8 +77,12 @@ def test_os_threads_send_through_a_redis_as_well(tmp_path, redis_server, namespa
         get(program, "/a/@@flood")
         for _ in range(1000):
             assert raw.read_frame(peer) == (1, b"x")
-        assert get(program, "/a/@@patched") == "True"
-        assert program.stop() == 0
+        program.process.send_signal(signal.SIGTERM)
+        while (found := raw.read_frame(peer)) == (1, b"x"):
+            pass
+        assert found == (8, b"\x03\xe9the server is stopping")
+        peer.sendall(raw.frame(b"\x03\xe9", Opcode.CLOSE))
+        assert program.wait() == 0
     assert "Traceback" not in program.log
 
 

@@ -154,8 +154,6 @@ class Link:
         connection = self._connection
         try:
             connection.write(connection.pack_commands(commands), Deadline(self._timeout))
-            if connection._sock is not None:
-                connection._sock.settimeout(TICK)
         except (RedisError, OSError):
             self._hang_up()  # The reader sees it, and begins again.
 

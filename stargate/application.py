@@ -28,6 +28,7 @@ from stargate.interfaces import IGate
 from stargate.message import Message
 from stargate.paths import check_address
 from stargate.pubsub import Listeners
+from stargate.recovery import recover
 from stargate.settings import Limits, limits
 from stargate.stats import Counters, Stats
 from stargate.websocket import WebSocket
@@ -161,7 +162,7 @@ class Gate:
         if websocket.closed:
             raise websocket._closed_error()
         if since is None:
-            since = websocket._take_since(address)
+            since = websocket._since_of(address)
         if websocket in self._topics.listeners(address):
             if since is None:
                 self._topics.join(websocket, address, policy, who)
@@ -172,10 +173,14 @@ class Gate:
             if not self._topics.listeners(address):
                 self._backplane.unsubscribe(address)
             raise websocket._closed_error()
+        if since is not None and websocket in self._topics.listeners(address):
+            # Somebody else has added it meanwhile, and it may have got what is newer already.
+            return self._join(websocket, address, policy, keep, since, who)
         self._topics.join(websocket, address, policy, who)
+        websocket._attached(address)
         if since is None:
             return None
-        return websocket._recover(history, self.limits.recover_limit)
+        return recover(websocket, history, self.limits.recover_limit)
 
     def remove_listener(self, target: object, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""

@@ -96,6 +96,9 @@ class Link:
         self._lost = 0.0
         self._complained = 0.0
         self._pinged = False
+        #: Whether the server has said anything over this connection, and how often it was opened.
+        self._answered = False
+        self._attempts = 0
         self.closed = False
 
     def __len__(self) -> int:
@@ -151,8 +154,6 @@ class Link:
         connection = self._connection
         try:
             connection.write(connection.pack_commands(commands), Deadline(self._timeout))
-            if connection._sock is not None:
-                connection._sock.settimeout(TICK)
         except (RedisError, OSError):
             self._hang_up()  # The reader sees it, and begins again.
 
@@ -190,18 +191,17 @@ class Link:
             time.sleep(min(TICK, max(0.0, end - time.monotonic())))
 
     def _begin(self) -> None:
+        self._attempts += 1
         connection = self._open(self._timeout)
-        connection._sock.settimeout(TICK)
         with self._lock:
-            self._connection, self._pinged = connection, False
+            self._connection, self._pinged, self._answered = connection, False, False
             self._reader = hiredis.Reader(notEnoughData=_MORE)
             self._heard = time.monotonic()
-            if self._lost:
-                log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
-                self._lost = self._complained = 0.0
             self._subscribing.clear()
             self._unsubscribing.clear()
             self._send(self._subscribe, self._wanted)
+            # A kernel accepts connections for a server that stands still.
+            self._write([("PING",)])
 
     def _read_on(self) -> None:
         buffer = bytearray(READ_SIZE)
@@ -209,6 +209,7 @@ class Link:
         while True:
             if self.closed or sock is None:
                 raise ConnectionError("it was closed")
+            sock.settimeout(TICK)  # Whoever writes has set another.
             try:
                 count = sock.recv_into(buffer)
             except TimeoutError:
@@ -224,8 +225,9 @@ class Link:
 
     def _look_around(self) -> None:
         silent = time.monotonic() - self._heard
-        if silent > LOST_AFTER:
-            raise TimeoutError(f"nothing was heard for {LOST_AFTER:g} s, not even a pong")
+        limit = LOST_AFTER if self._answered else self._timeout
+        if silent > limit:
+            raise TimeoutError(f"nothing was heard for {limit:g} s, not even a pong")
         if silent > PING_AFTER and not self._pinged:
             self._pinged = True
             with self._lock:
@@ -235,6 +237,8 @@ class Link:
         if isinstance(reply, hiredis.ReplyError):
             self._refused(str(reply))
             return
+        if not self._answered:
+            self._is_back()
         if not isinstance(reply, list) or len(reply) != 3:
             return  # A pong.
         kind, name, value = reply
@@ -245,6 +249,12 @@ class Link:
             self._confirm(name)
         elif kind == self._revoked:
             self._revoke(name)
+
+    def _is_back(self) -> None:
+        self._answered = True
+        if self._lost:
+            log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
+            self._lost = self._complained = 0.0
 
     def _refused(self, why: str) -> None:
         code, _, rest = why.partition(" ")

@@ -258,14 +258,23 @@ class Link:
 
     def _refused(self, why: str) -> None:
         code, _, rest = why.partition(" ")
-        if code != "MOVED":
+        if code == "MOVED":
+            slot, _, where = rest.partition(" ")
+            host, _, port = where.rpartition(":")
+            with self._lock:
+                gone = {name: each for name, each in self._wanted.items() if each.slot == int(slot)}
+            self._let_go(gone, (host, int(port)))
+        elif code == "CLUSTERDOWN":
+            # It is one of those that wait: each of them is asked for again.
+            with self._lock:
+                gone = {
+                    name: self._wanted[name] for name in self._subscribing.keys() & self._wanted
+                }
+            self._let_go(gone, None)
+        else:
             raise ConnectionError(f"the server said: {why}")
-        slot, _, where = rest.partition(" ")
-        host, _, port = where.rpartition(":")
         with self._lock:
-            gone = {name: each for name, each in self._wanted.items() if each.slot == int(slot)}
-            self._unsubscribing.clear()  # It may have been that; it has nothing more to do here.
-        self._let_go(gone, (host, int(port)))
+            self._unsubscribing.clear()  # It may have been that: then there is nothing more to do.
 
     def _confirm(self, name: bytes) -> None:
         with self._lock:

@@ -38,8 +38,16 @@ def recover(websocket: WebSocket, history: History, limit: int) -> bool:
                 counters.messages_out += count
                 counters.bytes_out += len(buffer)
                 websocket._put(buffer, messages=count, streamed=True)
-    tell(websocket, parts is not None, history.position)
+    tell_recovered(websocket, parts is not None, history.position)
     return parts is not None
+
+
+def tell_recovered(websocket: WebSocket, complete: bool, position: str | None) -> None:
+    """Tell a peer that speaks ``stargate.v1`` whether it has got everything."""
+    form = websocket._form
+    if form is not None and form >= ENVELOPE and websocket.state is State.OPEN:
+        websocket._walks.settle(websocket)
+        write(websocket, frame_for(recovered(complete, position), form - ENVELOPE or None))
 
 
 def _parts(websocket: WebSocket, history: History, limit: int) -> list[tuple[bytes, int]] | None:
@@ -66,11 +74,3 @@ def joined(frames: Iterable[bytes], limit: int) -> list[tuple[bytes, int]] | Non
     if waiting:
         parts.append((b"".join(waiting), len(waiting)))
     return parts
-
-
-def tell(websocket: WebSocket, complete: bool, position: str | None) -> None:
-    """Tell a peer that speaks ``stargate.v1`` whether it has got everything."""
-    form = websocket._form
-    if form is not None and form >= ENVELOPE and websocket.state is State.OPEN:
-        websocket._walks.settle(websocket)
-        write(websocket, frame_for(recovered(complete, position), form - ENVELOPE or None))

@@ -78,3 +78,18 @@ def test_a_socket_that_is_gone_is_tried_once(wire):
     recover(websocket, history("a", "b"), 1000)
     assert websocket.closed
     assert websocket._counters.messages_out == 0
+
+
+def test_those_who_speak_stargate_v1_are_told_when_deliveries_had_stopped(wire, engine):
+    gate = Gate(None)
+    (told, peer), (plain, other) = wire(gate=gate), wire(gate=gate)
+    told._form = ENVELOPE
+    for websocket in (told, plain):
+        gate.add_listener("/a", websocket)
+    gate._delivery.interrupted("/a", True, "there")
+    gate._delivery.interrupted("/a", False, "there")
+    turn_until(engine, lambda: peer.read())
+    assert [json.loads(message) for message in peer.messages] == [
+        {"recovered": False, "id": "there"}
+    ]
+    assert other.read() == []

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -52,6 +53,9 @@ TICK = 0.5
 
 #: Seconds of gunicorn's graceful_timeout that are left to it, or a quarter: then it kills.
 MARGIN = 1.0
+
+#: Seconds that a worker which can't serve waits for another one to say so.
+PATIENCE = 10.0
 
 
 class EventletWorker(Worker):
@@ -112,6 +116,12 @@ class EventletWorker(Worker):
     # What is refused.
 
     def _refuse(self, why: object) -> NoReturn:
+        """Have gunicorn end: one worker says why, and the others are ended by it.
+
+        Of two that say so at once, the second one makes gunicorn stumble.
+        """
+        if (self.age - 1) % self.cfg.workers:
+            time.sleep(PATIENCE)
         self.log.error("%s", why)
         sys.exit(Arbiter.APP_LOAD_ERROR)
 
@@ -251,7 +261,7 @@ class EventletWorker(Worker):
     def handle_abort(self, sig: int, frame: object) -> None:
         """``ABRT``: no sign of life came in time; the hub is stuck, so nothing can be drained."""
         self.cfg.worker_abort(self)
-        os._exit(1)
+        os._exit(1)  # pragma: no cover - whatever measures this ends here as well
 
 
 def _is_set(cfg: Any, name: str) -> bool:

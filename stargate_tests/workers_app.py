@@ -33,7 +33,6 @@ def patched(context, request):
     return Response(str(is_monkey_patched("thread")))
 
 
-
 def configure(config):
     for view in (pid, send, count, stick, patched):
         config.add_view(view, context=Node, name=view.__name__)

@@ -7,14 +7,19 @@ import re
 import signal
 import subprocess
 import sysconfig
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stargate_tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 
+JOBS = ROOT / "examples" / "jobs"
+
 WORKER = "stargate.gunicorn.EventletWorker"
+
+BACKPLANE = re.compile(r"^(stargate.backplane|stargate.namespace) = .*$", re.MULTILINE)
 
 
 class Gunicorn:
@@ -34,7 +39,7 @@ class Gunicorn:
                 ],
                 env={
                     **os.environ,
-                    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples' / 'jobs'}",
+                    "PYTHONPATH": f"{ROOT}{os.pathsep}{JOBS}",
                     "PYTHONUNBUFFERED": "1",
                 },
                 cwd=folder,
@@ -78,6 +83,24 @@ class Gunicorn:
         assert match
         return match
 
+    def workers(self, count: int) -> list[int]:
+        """The processes of its first ``count`` workers, when there are as many."""
+        booted = r"Booting worker with pid: (\d+)"
+        wait_until(lambda: len(re.findall(booted, self.log)) >= count)
+        return [int(pid) for pid in re.findall(booted, self.log)[:count]]
+
+    @contextmanager
+    def only(self, worker: int, others: list[int]) -> Iterator[None]:
+        """Meanwhile ``others`` are held up, so that ``worker`` serves whoever comes."""
+        others = [pid for pid in others if pid != worker]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+
     def send(self, number: int) -> None:
         """Send a signal to the arbiter."""
         self.process.send_signal(number)
@@ -102,3 +125,14 @@ class Gunicorn:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def jobs_in_two_workers(folder: Path, redis_url: str, namespace: str) -> Gunicorn:
+    """The jobs application, by a copy of its production.ini with another Redis in it."""
+    said = {"stargate.backplane": redis_url, "stargate.namespace": namespace}
+    text, found = BACKPLANE.subn(
+        lambda line: f"{line[1]} = {said[line[1]]}", (JOBS / "production.ini").read_text()
+    )
+    assert found == 2, "production.ini of the jobs application has no backplane"
+    (folder / "production.ini").write_text(text)
+    return Gunicorn(folder, "--paste", "production.ini", "--workers", 2)

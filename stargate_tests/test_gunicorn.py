@@ -1,5 +1,6 @@
 """The worker class under the real gunicorn: real processes, real signals, a real Redis."""
 
+import json
 import logging
 import os
 import select
@@ -22,7 +23,7 @@ from stargate.gunicorn import EventletWorker, _of_ini
 from stargate.server import read_settings
 from stargate_tests import raw
 from stargate_tests.certificates import certificate, trust, trust_in_threads
-from stargate_tests.gunicorns import Gunicorn
+from stargate_tests.gunicorns import Gunicorn, jobs_in_two_workers
 from stargate_tests.waiting import wait_until
 
 DEADLINE = 60
@@ -417,6 +418,26 @@ def test_a_bad_setting_of_the_ini_file_is_refused_in_a_line(gunicorn, tmp_path):
     server = gunicorn("--paste", "test.ini")
     assert server.wait() == 4
     assert "did you mean header_timeout" in server.log
+    assert "Traceback" not in server.log
+
+
+# The application of the examples.
+
+
+def test_the_jobs_run_in_two_workers_unchanged(tmp_path, redis_server, namespace):
+    with jobs_in_two_workers(tmp_path, redis_server.url, namespace) as server, ExitStack() as stack:
+        pages, pids = [], server.workers(2)
+        for each in pids:
+            with server.only(each, pids):
+                page = stack.enter_context(connect(server.websocket_url("/jobs/demo")))
+                pages.append(page)
+                assert json.loads(page.recv(timeout=DEADLINE))["state"] == "off"
+        url = f"{server.url}/jobs/demo"
+        with urllib.request.urlopen(url, b"state=on", timeout=DEADLINE) as answer:
+            assert answer.status == 204
+        for page in pages:
+            while json.loads(page.recv(timeout=DEADLINE))["news"] == []:
+                pass
     assert "Traceback" not in server.log
 
 

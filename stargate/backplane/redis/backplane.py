@@ -114,6 +114,8 @@ class RedisBackplane:
         subscription = self._subscription(topic)
         subscription.joining += 1
         try:
+            if self._presence is not None:
+                self._presence.begin()  # Between this and the attachment nothing may give way.
             self._stand(subscription)
             self._begin(subscription, keep)
             return self._since(subscription, since)

@@ -193,7 +193,7 @@ class Gate:
         """
         if limit < 1:
             raise ValueError(f"limit = {limit!r}: it must be at least 1")
-        found: History = self._backplane.history(self.address(target), since, limit)
+        found: History = self._call("history", self.address(target), since, limit)
         return found
 
     def presence(self, target: object) -> dict[str | int, int]:
@@ -201,7 +201,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: dict[str | int, int] = self._backplane.presence(self.address(target))
+        found: dict[str | int, int] = self._call("presence", self.address(target))
         return found
 
     def listener_count(self, target: object) -> int:
@@ -209,7 +209,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: int = self._backplane.listener_count(self.address(target))
+        found: int = self._call("listener_count", self.address(target))
         return found
 
     def address(self, target: object) -> Hashable:
@@ -282,8 +282,14 @@ class Gate:
             checked_key(key)
         if len(message.payload) > self.limits.max_send_size:
             raise MessageTooBig(address, len(message.payload), self.limits.max_send_size)
-        id: str | None = self._backplane.publish(address, message, excluded, keep_of(target), key)
+        id: str | None = self._call("publish", address, message, excluded, keep_of(target), key)
         return id
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """What the backplane answers, called where it may wait."""
+        backplane = self._backplane
+        function = getattr(backplane, method)
+        return self._delivery.wait(function, *args) if backplane.networked else function(*args)
 
     def _notify(self, event: str, facts: tuple[Any, ...]) -> None:
         """Tell subscribers, soon and in a greenlet: they may wait."""

@@ -92,9 +92,7 @@ class _Listening:
 
         while True:
             try:
-                if self._listen():
-                    return
-                why = "the connection has ended"
+                return self._listen()
             except (InvalidURI, InvalidProxy) as error:
                 raise Misused(str(error)) from error
             except ConnectionClosed as error:
@@ -119,8 +117,8 @@ class _Listening:
         _tell(f"{why}: again in {pause:.1f} s")
         threading.Event().wait(pause)
 
-    def _listen(self) -> bool:
-        """Print what comes over one connection; whether that was all that was asked for."""
+    def _listen(self) -> None:
+        """Print what comes over one connection; returns when that was all that was asked for."""
         from websockets.sync.client import connect
 
         options = self._options
@@ -146,11 +144,14 @@ class _Listening:
                 else:
                     self._print(None, message)
                 if self._printed == options.count:
-                    return True
+                    return
 
     def _take(self, text: str) -> None:
         """One object of ``stargate.v1``; what it has besides of later versions is passed over."""
-        found = json.loads(text)
+        try:
+            found = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise Failed(f"what has come is no {SUBPROTOCOL}: {text[:40]!r}") from error
         if "data" in found:
             self._last = found.get("id", self._last)
             self._print(found.get("id"), _message(found))

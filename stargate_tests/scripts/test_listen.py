@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from websockets.sync.server import serve
 
 from stargate import WebSocketView
+from stargate.engine.hub import threading
 from stargate.scripts.listen import with_since
 from stargate_tests.functional.tree import Listen, Node, make_app
 from stargate_tests.waiting import wait_until
@@ -71,7 +73,7 @@ class Listener:
         return self
 
     def __exit__(self, *_error):
-        self.process.kill()
+        self.process.send_signal(signal.SIGINT)
         self.process.wait(DEADLINE)
         self.process.stdout.close()
         self.process.stderr.close()
@@ -207,6 +209,38 @@ def test_the_handshake_has_what_was_given(server, command):
     )  # fmt: skip
     code, out, _ = command("listen", server.websocket_url("/a/@@two"), *words)
     assert code == 0 and out.endswith(" - https://example.com b c two\n")
+
+
+@pytest.fixture
+def scripted():
+    """``scripted(*messages)``: the URL of a server that says these in stargate.v1, and ends."""
+    with ExitStack() as stack:
+
+        def start(*messages):
+            def say(websocket):
+                for message in messages:
+                    websocket.send(message)
+
+            server = stack.enter_context(serve(say, "127.0.0.1", 0, subprotocols=["stargate.v1"]))
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join, DEADLINE)
+            stack.callback(server.shutdown)
+            return "ws://{}:{}/".format(*server.socket.getsockname())
+
+        yield start
+
+
+def test_who_reads_too_slowly_is_told_what_was_missed(scripted, command):
+    code, out, err = command("listen", scripted('{"missed": 3}', '{"of a later version": 1}'))
+    assert (code, out) == (0, "")
+    assert err == "stargate: 3 message(s) missed: they came faster than they were read\n"
+
+
+@pytest.mark.parametrize("text", ["nothing", "[1]"])
+def test_a_server_that_breaks_its_word_is_1(scripted, command, text):
+    code, _, err = command("listen", scripted(text))
+    assert (code, err) == (1, f"stargate: what has come is no stargate.v1: {text!r}\n")
 
 
 def test_when_all_has_been_said_it_ends(server, command):

@@ -53,6 +53,8 @@ TRIES = 20
 class RedisBackplane:
     """Carries messages between the processes of one namespace, and keeps those that are kept."""
 
+    networked = True
+
     def __init__(self, settings: Mapping[str, Any], receiver: Any, counters: Counters) -> None:
         self._receiver, self._counters = receiver, counters
         self._max_size = int(settings["max_send_size"])

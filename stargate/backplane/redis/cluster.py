@@ -243,7 +243,7 @@ class ClusterCommands(Commands):
     def _slots(self, node: Place, timeout: float) -> SlotMap:
         connection = opened(self.address.connection(timeout, *node))
         try:
-            return slot_map(answer(connection, "CLUSTER", "SLOTS"), node)
+            return slot_map(answer(connection, Deadline(timeout), "CLUSTER", "SLOTS"), node)
         finally:
             connection.disconnect()
 

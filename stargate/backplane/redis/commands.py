@@ -118,7 +118,9 @@ class Pool:
             while True:
                 free.append(self._free.get_nowait())
         for connection in free:
-            self.give(connection)
+            if connection is not None:
+                connection.disconnect()
+            self._free.put(None)
 
 
 #: Those that begin anew in a child of this process: the parent's connections are the parent's.
@@ -140,9 +142,10 @@ def opened(connection: Any) -> Any:
     return connection
 
 
-def answer(connection: Any, *command: Any) -> Any:
+def answer(connection: Any, deadline: Deadline, *command: Any) -> Any:
     """The answer to one command over a connection of its own."""
-    return connection.ask(*command)
+    connection.send_command(*command)
+    return connection.read(deadline)
 
 
 def reason(error: BaseException) -> str:
@@ -193,7 +196,7 @@ class Commands:
         return self._open(where, timeout)
 
     def look_again(self, *, now: bool = False) -> None:
-        """See whether something has moved; ``now``: it is likely. May raise ``BackplaneError``."""
+        """See whether something has moved; ``now``: it is likely."""
 
     def learn(self, slot: int, where: Place) -> None:
         """A server has said that ``slot`` is there."""

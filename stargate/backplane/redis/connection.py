@@ -73,14 +73,12 @@ class Connection:
         return b"".join(map(hiredis.pack_command, commands))
 
     def send_command(self, *command: Any) -> None:
-        """Send one command, within the ``timeout`` that it was made with."""
-        self.write(self.pack_command(*command), _Until(self._timeout))
+        """:meth:`send_commands` for one."""
+        self.send_commands([command])
 
-    def ask(self, *command: Any) -> Any:
-        """The reply to one command, within the ``timeout`` that it was made with."""
-        until = _Until(self._timeout)
-        self.write(self.pack_command(*command), until)
-        return self.read(until)
+    def send_commands(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        """Send several commands, within the ``timeout`` that it was made with."""
+        self.write(self.pack_commands(commands), _Until(self._timeout))
 
     def write(self, packed: bytes, deadline: Left) -> None:
         """Send commands that are packed; where that fails, the last one is not whole."""
@@ -91,14 +89,15 @@ class Connection:
 
     def read(self, deadline: Left) -> Any:
         """The next reply; where it is an error of the server, that is raised."""
-        reply = self._reader.gets()
-        while reply is _MORE:
-            self._sock.settimeout(deadline.left())
-            block = self._sock.recv(READ_SIZE)
-            if not block:
-                raise ConnectionError("the server has closed the connection")
-            self._reader.feed(block)
-            reply = self._reader.gets()
+        try:
+            while (reply := self._reader.gets()) is _MORE:
+                self._sock.settimeout(deadline.left())
+                block = self._sock.recv(READ_SIZE)
+                if not block:
+                    raise ConnectionError("the server has closed the connection")
+                self._reader.feed(block)
+        except hiredis.HiredisError as error:
+            raise ConnectionError(str(error)) from error
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -114,8 +113,8 @@ class Connection:
         return self._is_silent()
 
     def _is_silent(self) -> bool:
-        self._sock.settimeout(0)
         try:
+            self._sock.settimeout(0)
             self._sock.recv(1)
         except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
             return True

@@ -96,6 +96,9 @@ class Link:
         self._lost = 0.0
         self._complained = 0.0
         self._pinged = False
+        #: Whether the server has said anything over this connection, and how often it was opened.
+        self._answered = False
+        self._attempts = 0
         self.closed = False
 
     def __len__(self) -> int:
@@ -188,17 +191,17 @@ class Link:
             time.sleep(min(TICK, max(0.0, end - time.monotonic())))
 
     def _begin(self) -> None:
+        self._attempts += 1
         connection = self._open(self._timeout)
         with self._lock:
-            self._connection, self._pinged = connection, False
+            self._connection, self._pinged, self._answered = connection, False, False
             self._reader = hiredis.Reader(notEnoughData=_MORE)
             self._heard = time.monotonic()
-            if self._lost:
-                log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
-                self._lost = self._complained = 0.0
             self._subscribing.clear()
             self._unsubscribing.clear()
             self._send(self._subscribe, self._wanted)
+            # A kernel accepts connections for a server that stands still.
+            self._write([("PING",)])
 
     def _read_on(self) -> None:
         buffer = bytearray(READ_SIZE)
@@ -206,8 +209,8 @@ class Link:
         while True:
             if self.closed or sock is None:
                 raise ConnectionError("it was closed")
+            sock.settimeout(TICK)  # Whoever writes has set another.
             try:
-                sock.settimeout(TICK)  # Whoever has written since had another.
                 count = sock.recv_into(buffer)
             except TimeoutError:
                 self._look_around()
@@ -222,8 +225,9 @@ class Link:
 
     def _look_around(self) -> None:
         silent = time.monotonic() - self._heard
-        if silent > LOST_AFTER:
-            raise TimeoutError(f"nothing was heard for {LOST_AFTER:g} s, not even a pong")
+        limit = LOST_AFTER if self._answered else self._timeout
+        if silent > limit:
+            raise TimeoutError(f"nothing was heard for {limit:g} s, not even a pong")
         if silent > PING_AFTER and not self._pinged:
             self._pinged = True
             with self._lock:
@@ -233,6 +237,8 @@ class Link:
         if isinstance(reply, hiredis.ReplyError):
             self._refused(str(reply))
             return
+        if not self._answered:
+            self._is_back()
         if not isinstance(reply, list) or len(reply) != 3:
             return  # A pong.
         kind, name, value = reply
@@ -244,16 +250,31 @@ class Link:
         elif kind == self._revoked:
             self._revoke(name)
 
+    def _is_back(self) -> None:
+        self._answered = True
+        if self._lost:
+            log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
+            self._lost = self._complained = 0.0
+
     def _refused(self, why: str) -> None:
         code, _, rest = why.partition(" ")
-        if code != "MOVED":
+        if code == "MOVED":
+            slot, _, where = rest.partition(" ")
+            host, _, port = where.rpartition(":")
+            with self._lock:
+                gone = {name: each for name, each in self._wanted.items() if each.slot == int(slot)}
+            self._let_go(gone, (host, int(port)))
+        elif code == "CLUSTERDOWN":
+            # It is one of those that wait: each of them is asked for again.
+            with self._lock:
+                gone = {
+                    name: self._wanted[name] for name in self._subscribing.keys() & self._wanted
+                }
+            self._let_go(gone, None)
+        else:
             raise ConnectionError(f"the server said: {why}")
-        slot, _, where = rest.partition(" ")
-        host, _, port = where.rpartition(":")
         with self._lock:
-            gone = {name: each for name, each in self._wanted.items() if each.slot == int(slot)}
-            self._unsubscribing.clear()  # It may have been that; it has nothing more to do here.
-        self._let_go(gone, (host, int(port)))
+            self._unsubscribing.clear()  # It may have been that: then there is nothing more to do.
 
     def _confirm(self, name: bytes) -> None:
         with self._lock:

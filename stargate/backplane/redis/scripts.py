@@ -59,10 +59,11 @@ POSITION_SECONDS = 3600
 
 #: Sends one message, once: repeats of its key get the id that it got. The first write is one that
 #: a Redis without memory refuses, and what a user may not do comes before what can't be undone, so
-#: that either all happens or nothing does. A size of 0 says that nothing is kept from here on. The
-#: channel is among the keys: so a node of a Cluster does not run this while the slot is being moved
-#: (there is always a key that is not there), and nothing is said at the new node while they listen
-#: at the old one.
+#: that either all happens or nothing does. A size of 0 says that nothing is kept from here on.
+#:
+#: The channel is among the keys: so a node of a Cluster does not run this while the slot is being
+#: moved (there is always a key that is not there), and nothing is said at the new node while they
+#: listen at the old one.
 PUBLISH = Script(
     """
 local once, history, meta, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

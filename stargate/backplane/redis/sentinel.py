@@ -75,7 +75,7 @@ class SentinelCommands(Commands):
     def _open(self, where: Place, timeout: float) -> Any:
         connection = super()._open(where, timeout)
         try:
-            role = answer(connection, "ROLE")[0]
+            role = answer(connection, Deadline(timeout), "ROLE")[0]
         except NoPermissionError:
             return connection  # It is only said more plainly than when something is written.
         except BaseException:
@@ -135,7 +135,9 @@ class SentinelCommands(Commands):
         connection = opened(self.address.sentinel(timeout, *sentinel))
         try:
             name = self.address.service
-            found = answer(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+            found = answer(
+                connection, Deadline(timeout), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name
+            )
         finally:
             connection.disconnect()
         if found is None:

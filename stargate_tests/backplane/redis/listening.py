@@ -7,7 +7,8 @@ import sys
 
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
-from stargate.backplane.redis.presence import Presence, Times
+from stargate.backplane.redis.lease import Times
+from stargate.backplane.redis.presence import Presence
 
 #: A tenth of what they are.
 TIMES = Times(*(each / 10 for each in Times()))

@@ -2,7 +2,10 @@
 
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
-from stargate.backplane.redis.presence import Presence, Times
+from stargate.backplane.redis.kinds import commands_to
+from stargate.backplane.redis.lease import Times
+from stargate.backplane.redis.presence import Presence
+from stargate.backplane.redis.presence_scripts import worker_keys
 from stargate.backplane.redis.scripts import keys_of
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
@@ -17,9 +20,10 @@ class Worker:
     """The presence of one process, and what it has reported."""
 
     def __init__(self, url, namespace, times=CALM, timeout=DEADLINE, commands=None):
-        self.commands = commands if commands is not None else Commands(parse(url), timeout)
+        self.commands = commands if commands is not None else commands_to(url, timeout)
         self.events = []
         self.presence = Presence(self.commands, namespace, self.events.append, times)
+        self.keys = worker_keys(namespace)
         self.reader = Reader(self.commands, namespace)
 
     def enter(self, topic, *names):

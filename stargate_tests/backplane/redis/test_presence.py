@@ -1,4 +1,4 @@
-"""Presence with a real Redis, real threads, and times that are a twentieth of the real ones."""
+"""Presence with a real Redis, real threads, and times that are a fraction of the real ones."""
 
 import os
 import signal
@@ -14,9 +14,10 @@ from time import monotonic
 
 import pytest
 
+import stargate.backplane.redis.presence as presence_module
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
-from stargate.backplane.redis.presence import Times
+from stargate.backplane.redis.lease import Times
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
 from stargate_tests.backplane.redis import listening
@@ -24,7 +25,7 @@ from stargate_tests.backplane.redis.presences import CALM, DEADLINE, Closed, Unl
 from stargate_tests.redis_servers import ping
 from stargate_tests.waiting import wait_until
 
-TIMES = Times(lease=1.5, beat=0.1, gather=0.002, verify=0.6, retry=0.05)
+TIMES = Times(lease=1.0, beat=0.1, gather=0.002, verify=0.6, retry=0.05)
 
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,6 @@ def test_a_worker_that_ends_is_here_no_more_and_others_tell_of_it(redis_server, 
     one.told()
     one.close()
     assert other.here("/a") == {}
-    other.presence._patient = 0
     wait_until(lambda: other.signs() == ["+bob", "-ann"], DEADLINE)
 
 
@@ -90,6 +90,20 @@ def test_the_last_worker_to_end_leaves_nothing_but_a_note(redis_server, workers,
     left = redis_server.client().keys(f"stargate:{{{namespace}*")
     assert sorted(left) == [f"stargate:{{{namespace}}}:{each}" for each in ("epoch", "gone")]
     assert redis_server.client().zrange(f"stargate:{{{namespace}}}:gone", 0, -1) == [name]
+
+
+def test_of_workers_that_end_at_the_same_time_the_last_one_leaves_nothing(
+    redis_server, workers, namespace
+):
+    crowd = [workers(redis_server, CALM._replace(beat=60.0)) for _ in range(3)]
+    for number, each in enumerate(crowd):
+        each.enter("/a", number)
+        each.told()
+    for each in crowd:
+        each.close()
+    assert sorted(crowd[-1].signs()) == ["+2", "-0", "-1", "-2"]
+    left = redis_server.client().keys(f"stargate:{{{namespace}*")
+    assert sorted(left) == [f"stargate:{{{namespace}}}:{each}" for each in ("epoch", "gone")]
 
 
 def test_a_worker_that_is_killed_is_called_gone_by_another_when_its_lease_ends(
@@ -116,19 +130,19 @@ def test_a_worker_that_is_killed_is_called_gone_by_another_when_its_lease_ends(
 
 def test_a_pause_of_the_redis_changes_nothing(own_redis, workers):
     server = own_redis()
-    times = Times(lease=4.0, beat=0.4, gather=0.002, verify=6.0, retry=0.1)  # A fifth.
-    one, other = workers(server, times, 0.4), workers(server, times, 0.4)
+    times = Times(*(each / 10 for each in Times()))
+    one, other = workers(server, times, 0.2), workers(server, times, 0.2)
     one.enter("/a", "ann", "bob")
     one.told()
     other.enter("/a", "bob")
     before = other.here("/a")
     server.pause()
     begun = monotonic()
-    wait_until(lambda: monotonic() - begun > 3.0, DEADLINE)
+    wait_until(lambda: monotonic() - begun > 1.5, DEADLINE)
     server.resume()
-    looked = one.presence._looked, other.presence._looked
-    wait_until(lambda: one.presence._looked > looked[0], DEADLINE)
-    wait_until(lambda: other.presence._looked > looked[1], DEADLINE)
+    looked = one.presence._lease._looked, other.presence._lease._looked
+    wait_until(lambda: one.presence._lease._looked > looked[0], DEADLINE)
+    wait_until(lambda: other.presence._lease._looked > looked[1], DEADLINE)
     wait_until(lambda: ping(server.client()), DEADLINE)
     assert other.reader.presence("/a") == before == {"ann": 1, "bob": 2}
     assert sorted(one.signs() + other.signs()) == ["+ann", "+bob"]
@@ -165,7 +179,7 @@ def test_an_emptied_redis_is_filled_again_and_nobody_is_told_of(own_redis, worke
     server.client().flushall()
     wait_until(lambda: other.reader.presence("/a") == before, DEADLINE)
     for each in (one, other):
-        wait_until(lambda each=each: each.presence._settled, DEADLINE)
+        wait_until(lambda each=each: each.presence._lease.settled, DEADLINE)
         each.told()
     assert other.reader.listener_count("/a") == 5
     assert sorted(one.signs() + other.signs()) == events
@@ -193,13 +207,13 @@ def test_who_is_at_a_worker_that_has_not_filled_an_emptied_redis_neither_comes_n
     slow.enter("/a", "ann", "cid")
     slow.told()
     quick.presence._look()  # It knows that there is another.
-    slow.presence._commands = Closed(slow.commands)
+    slow.presence._lease._commands = Closed(slow.commands)
     server.client().flushall()
     quick.leave("/a", "ann", "bob")
     quick.enter("/a", "cid", "dan")
     assert quick.here("/a") == {"cid": 1, "dan": 1}
     assert quick.signs() == ["+ann", "+bob"]
-    slow.presence._commands = slow.commands
+    slow.presence._lease._commands = slow.commands
     wait_until(lambda: len(quick.events + slow.events) == 5, DEADLINE)
     assert quick.here("/a") == {"ann": 1, "cid": 2, "dan": 1}
     slow.told()
@@ -232,7 +246,7 @@ def test_older_copies_of_the_redis_are_put_right(own_redis, workers):
 
     wait_until(lambda: found() == expected, DEADLINE)
     for each in (one, other):
-        wait_until(lambda each=each: each.presence._settled, DEADLINE)
+        wait_until(lambda each=each: each.presence._lease.settled, DEADLINE)
         each.told()
     after = [each for each in one.signs() + other.signs() if each not in ("-ann",)]
     assert sorted(after) == [each for each in before if each != "-ann"]
@@ -266,16 +280,16 @@ def test_an_answer_that_was_lost_comes_again_with_the_same_events(redis_server, 
 def test_ten_thousand_joins_are_told_in_few_round_trips(redis_server, workers):
     one = workers(redis_server, Times(lease=120.0, beat=60.0))
     calls = []
-    pool_of = one.commands._pool_of
-    one.commands._pool_of = lambda key: calls.append(key) or pool_of(key)
+    at = one.commands._at
+    one.commands._at = lambda *args: calls.append(args) or at(*args)
     one.enter("/a", *range(10_000))
     one.told()
     assert len(calls) < 40, "calls for names at one address"
     calls.clear()
-    for number in range(10_000):
+    for number in range(2_000):
         one.enter(f"/{number}", None)
     one.told()
-    assert len(calls) < 200, "calls for as many addresses"
+    assert len(calls) < 40, "calls for as many addresses"
     assert one.reader.listener_count("/a") == 10_000
     assert one.reader.listener_count("/77") == 1
     assert len(one.events) == 10_000
@@ -362,6 +376,161 @@ def is_told(worker):
     return True
 
 
+def test_an_address_that_can_not_be_forgotten_now_is_forgotten_later(redis_server, workers):
+    one = workers(redis_server, CALM._replace(verify=0.2))
+    refused = []
+
+    def forget(worker, places):
+        refused.extend(places)
+        one.presence._ledger.forget = before
+        return [BackplaneError("not sent", "out of reach")]
+
+    before, one.presence._ledger.forget = one.presence._ledger.forget, forget
+    one.enter("/a", "ann")
+    one.told()
+    one.leave("/a", "ann")
+    one.told()
+    wait_until(lambda: not redis_server.client().exists(one.place("/a")), DEADLINE)
+    assert [topic for topic, _serial in refused] == ["/a"]
+    assert one.signs() == ["+ann", "-ann"]
+
+
+def test_all_of_it_works_on_a_cluster_whose_slots_move(redis_cluster, workers):
+    topics = [f"/{number}" for number in range(30)]
+    one, other = workers(redis_cluster), workers(redis_cluster)
+    for topic in topics:
+        one.enter(topic, "ann", None)
+        other.enter(topic, "bob")
+    one.told()
+    other.told()
+    for key in (one.keys.workers, one.place("/3")):
+        source = redis_cluster.node_of(key)
+        target = next(each for each in redis_cluster.nodes if each is not source)
+        redis_cluster.move_slot(redis_cluster.slot(key), source, target)
+    one.leave("/3", "ann")
+    wait_until(lambda: one.signs()[-1] == "-ann", DEADLINE)
+    assert other.here("/3") == {"bob": 1}
+    one.close()
+    wait_until(lambda: other.signs().count("-ann") == len(topics) - 1, DEADLINE)
+    for topic in topics:
+        assert other.here(topic) == {"bob": 1}
+        assert other.reader.listener_count(topic) == 1
+
+
+def test_an_address_that_the_server_refuses_does_not_hold_up_others(redis_server, workers):
+    one = workers(redis_server)
+    one.enter("/b", "bob")
+    one.told()
+    redis_server.client().set(one.place("/a"), "somebody else's")
+    one.enter("/a", "ann")
+    one.enter("/b", "ann")
+    with pytest.raises(BackplaneError, match="WRONGTYPE"):
+        one.told()
+    assert one.reader.presence("/b") == {"ann": 1, "bob": 1}
+    redis_server.client().delete(one.place("/a"))
+    wait_until(lambda: one.signs()[-1] == "+ann" and len(one.events) == 3, DEADLINE)
+
+
+def test_a_lease_that_is_lost_is_missed_before_anything_is_told(own_redis, workers):
+    server = own_redis()
+    one = workers(server, CALM._replace(beat=60.0))
+    one.enter("/a", "ann")
+    one.told()
+    server.client().flushall()
+    one.enter("/b", "bob")
+    assert one.here("/b") == {"bob": 1}
+    assert one.reader.presence("/a") == {"ann": 1}, "all was written again"
+    assert one.signs() == ["+ann", "+bob"]
+
+
+def test_a_worker_that_is_only_at_an_address_called_gone_is_new(redis_server, workers):
+    one = workers(redis_server)
+    one.enter("/a", "ann")
+    one.told()
+    name = one.presence.worker
+    redis_server.client().delete(one.place("/a"))
+    redis_server.client().hset(one.place("/a"), f"@{name}", "gone {}")
+    one.enter("/a", "bob")
+    assert one.here("/a") == {"ann": 1, "bob": 1}
+    assert one.presence.worker != name
+
+
+def test_a_redis_that_loses_all_that_it_is_told_is_not_told_for_ever(
+    redis_server, workers, monkeypatch
+):
+    monkeypatch.setattr(presence_module, "PASSES", 5)
+    one = workers(redis_server)
+    one.presence._ledger.change = lambda calls: [None] * len(calls)
+    one.enter("/a", "ann")
+    with pytest.raises(BackplaneError, match="loses what it is told"):
+        one.told()
+
+
+def test_a_mistake_of_ours_is_logged_and_ends_nothing(redis_server, workers, caplog):
+    one = workers(redis_server)
+    change = one.presence._ledger.change
+    one.presence._ledger.change = lambda calls: 1 // 0
+    one.enter("/a", "ann")
+    with pytest.raises(BackplaneError, match="ZeroDivisionError"):
+        one.told()
+    one.presence._ledger.change = change
+    wait_until(lambda: one.signs() == ["+ann"], DEADLINE)
+    assert "presence failed" in caplog.text
+
+
+def test_a_report_that_fails_keeps_no_other_from_coming(redis_server, workers, caplog):
+    one = workers(redis_server)
+    reported = []
+
+    def report(event):
+        reported.append(event.who)
+        if event.who == "ann":
+            raise RuntimeError("nobody wants to know")
+
+    one.presence._report = report
+    one.enter("/a", "ann", "bob")
+    one.told()
+    assert sorted(reported) == ["ann", "bob"]
+    assert "nobody could be told" in caplog.text
+
+
+def test_a_redis_that_stands_still_holds_up_nobody_for_longer_than_it_may(own_redis, workers):
+    server = own_redis()
+    one = workers(server, timeout=60.0)
+    one.enter("/a", "ann")
+    one.told()
+    server.pause()
+    one.enter("/a", "bob")
+    with pytest.raises(BackplaneError, match="not told within 0.1 s"):
+        one.presence.catch_up(0.1)
+    begun = monotonic()
+    one.presence.close(0.1)
+    assert 0.1 <= monotonic() - begun < DEADLINE
+    server.resume()
+    one.presence._thread.join(DEADLINE)
+
+
+def test_a_redis_that_has_gone_keeps_nobody_from_ending(own_redis, workers, caplog):
+    server = own_redis()
+    one = workers(server)
+    one.enter("/a", "ann")
+    one.told()
+    server.kill()
+    one.enter("/a", "bob")
+    one.presence.close(DEADLINE)
+    assert not one.presence._thread.is_alive()
+    assert "that nobody is here any more" in caplog.text
+
+
+def test_after_its_end_it_takes_no_more(redis_server, workers):
+    one = workers(redis_server)
+    one.presence.close(DEADLINE)
+    one.enter("/a", "ann")
+    one.told()
+    assert one.here("/a") == {}
+    assert one.presence._thread is None
+
+
 def test_addresses_at_which_nobody_is_are_forgotten(redis_server, workers):
     one = workers(redis_server, CALM._replace(verify=0.2))
     one.enter("/a", "ann")
@@ -372,12 +541,27 @@ def test_addresses_at_which_nobody_is_are_forgotten(redis_server, workers):
     client = redis_server.client()
     wait_until(lambda: not client.exists(one.place("/a")), DEADLINE)
     wait_until(
-        lambda: client.smembers(one.presence._keys.addresses(one.presence.worker)) == {"/b"},
+        lambda: client.smembers(one.keys.addresses(one.presence.worker)) == {"/b"},
         DEADLINE,
     )
     one.enter("/a", "ann")
     assert one.here("/a") == {"ann": 1}
     assert one.signs().count("+ann") == 2
+
+
+def test_an_address_that_is_to_be_forgotten_and_has_changed_is_put_right(redis_server, workers):
+    one = workers(redis_server, CALM._replace(beat=60.0))
+    one.enter("/a", "ann")
+    one.told()
+    one.leave("/a", "ann")
+    one.told()
+    client, name = redis_server.client(), one.presence.worker
+    client.hset(one.place("/a"), mapping={f"@{name}": "77 {}", '"ann"': f"1 {name}=1"})
+    one.presence._places["/a"].changed_at = -100.0
+    one.presence._verify_at = 0.0
+    one.told()
+    assert one.here("/a") == {}
+    assert one.signs() == ["+ann", "-ann", "-ann"]
 
 
 def test_a_worker_that_was_called_gone_comes_again_with_all_who_are_there(redis_server, workers):
@@ -387,9 +571,9 @@ def test_a_worker_that_was_called_gone_comes_again_with_all_who_are_there(redis_
     other.enter("/a", "bob")
     other.told()
     name = one.presence.worker
-    one.presence._next_look = monotonic() + 60  # It is asleep.
+    one.presence._lease.next_look = monotonic() + 60  # It is asleep.
     wait_until(lambda: not one.presence._news.is_set(), DEADLINE)
-    redis_server.client().zadd(one.presence._keys.workers, {name: 1})
+    redis_server.client().zadd(one.keys.workers, {name: 1})
     other.events += other.presence._ledger.sweep(name, "somebody", 60.0)
     assert other.signs() == ["-ann"]
     one.enter("/a", "cid")

@@ -41,7 +41,9 @@ def send(context: Resource, request: Request) -> Response:
 
 def main(url: str, namespace: str) -> Any:
     """The WSGI application, as gunicorn asks for it."""
-    logging.basicConfig(level=logging.INFO, format="%(process)d %(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(process)d %(asctime)s %(levelname)s %(name)s %(message)s"
+    )
     root = Resource()
     settings = {"stargate.backplane": url, "stargate.namespace": namespace}
     with Configurator(settings=settings, root_factory=lambda request: root) as config:

@@ -88,7 +88,9 @@ class _Reader:
             elif isinstance(note, Told):
                 counts[f"recovered: {str(note.recovered).lower()}"] += 1
                 self._check_told(note)
-        counts["reconnects"] += max(0, sum(isinstance(note, Came) for note in self._story.notes) - 1)
+        counts["reconnects"] += max(
+            0, sum(isinstance(note, Came) for note in self._story.notes) - 1
+        )
         self._check_end()
 
     def _wrong(self, what: str) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyramid.interfaces import IRendererFactory
@@ -27,9 +28,11 @@ from stargate.interfaces import IGate
 from stargate.message import Message
 from stargate.paths import check_address
 from stargate.pubsub import Listeners
+from stargate.recovery import recover
 from stargate.settings import Limits, limits
 from stargate.stats import Counters, Stats
 from stargate.websocket import WebSocket
+from stargate.wire import checked_id, checked_key
 
 if TYPE_CHECKING:
     from pyramid.registry import Registry
@@ -159,7 +162,7 @@ class Gate:
         if websocket.closed:
             raise websocket._closed_error()
         if since is None:
-            since = websocket._take_since(address)
+            since = websocket._since_of(address)
         if websocket in self._topics.listeners(address):
             if since is None:
                 self._topics.join(websocket, address, policy, who)
@@ -171,7 +174,10 @@ class Gate:
                 self._backplane.unsubscribe(address)
             raise websocket._closed_error()
         self._topics.join(websocket, address, policy, who)
-        return websocket._recover(history, self.limits.recover_limit) if since else None
+        websocket._attached(address)
+        if since is None:
+            return None
+        return recover(websocket, history, self.limits.recover_limit)
 
     def remove_listener(self, target: object, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""
@@ -182,9 +188,12 @@ class Gate:
 
         With ``since``, an id, the first ``limit`` that came after it, else the newest ``limit``.
         ``complete`` of the list is false where something that came after ``since`` is gone: then
-        the list is empty. Raises :class:`~stargate.exceptions.BackplaneError`.
+        the list is empty. Raises :class:`~stargate.exceptions.BackplaneError`, and ``ValueError``
+        for a ``limit`` below 1.
         """
-        found: History = self._backplane.history(self.address(target), since, limit)
+        if limit < 1:
+            raise ValueError(f"limit = {limit!r}: it must be at least 1")
+        found: History = self._call("history", self.address(target), since, limit)
         return found
 
     def presence(self, target: object) -> dict[str | int, int]:
@@ -192,7 +201,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: dict[str | int, int] = self._backplane.presence(self.address(target))
+        found: dict[str | int, int] = self._call("presence", self.address(target))
         return found
 
     def listener_count(self, target: object) -> int:
@@ -200,7 +209,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: int = self._backplane.listener_count(self.address(target))
+        found: int = self._call("listener_count", self.address(target))
         return found
 
     def address(self, target: object) -> Hashable:
@@ -252,7 +261,8 @@ class Gate:
         """Deliver on ``engine`` from here on; returns the walks that all its gates share."""
         if self._delivery.engine is not engine:
             walks = self._delivery.bind(engine, self.limits)
-            engine.when_ending(self._backplane.close)
+            # Weakly: an engine outlives applications, and one that is gone is meant by nobody.
+            engine.when_ending(partial(_close, weakref.ref(self._backplane)))
             return walks
         return self._delivery.walks
 
@@ -268,10 +278,18 @@ class Gate:
     ) -> str | None:
         address = self.address(target)
         excluded = frozenset(ids_of(exclude)) if exclude else NO_IDS
+        if key is not None:
+            checked_key(key)
         if len(message.payload) > self.limits.max_send_size:
             raise MessageTooBig(address, len(message.payload), self.limits.max_send_size)
-        id: str | None = self._backplane.publish(address, message, excluded, keep_of(target), key)
+        id: str | None = self._call("publish", address, message, excluded, keep_of(target), key)
         return id
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """What the backplane answers, called where it may wait."""
+        backplane = self._backplane
+        function = getattr(backplane, method)
+        return self._delivery.wait(function, *args) if backplane.networked else function(*args)
 
     def _notify(self, event: str, facts: tuple[Any, ...]) -> None:
         """Tell subscribers, soon and in a greenlet: they may wait."""
@@ -282,17 +300,26 @@ class Gate:
         engine.spawn(_tell_subscribers, registry, getattr(events, event)(*facts))
 
 
+def _close(backplane: Callable[[], Any]) -> None:
+    found = backplane()
+    if found is not None:
+        found.close()
+
+
 NO_IDS: frozenset[str] = frozenset()
 
 
 def ids_of(exclude: Excluded) -> Iterator[str]:
-    """The ids of those who are left out; a ``TypeError`` for anything that is no WebSocket."""
+    """The ids of those who are left out.
+
+    A ``TypeError`` for anything that is no WebSocket, a ``ValueError`` for what is no id of one.
+    """
     several = (exclude,) if isinstance(exclude, WebSocket | str) else exclude or ()
     for each in several:
         if isinstance(each, WebSocket):
             yield each.id
         elif isinstance(each, str):
-            yield each
+            yield checked_id(each)
         else:
             raise TypeError(f"exclude is a WebSocket, its id, or several of them, not {each!r}")
 

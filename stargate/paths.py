@@ -29,19 +29,22 @@ def check_address(address: str) -> str:
     if size > MAX_ADDRESS:
         raise BadAddress(address[:40] + "...", f"it has {size} bytes, more than {MAX_ADDRESS}")
     if address[0] == "/":
+        if _is_no_text(address):
+            raise BadAddress(address, "it has a character that is no text")
         right = _as_pyramid_writes(address)
         if address != right:
             raise BadAddress(address, f"it must be {right!r}")
-    elif any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in address):
+    elif _is_no_text(address) or any(ord(letter) < 32 for letter in address):
         raise BadAddress(address, "it has a character that is no text")
     return address
 
 
+def _is_no_text(address: str) -> bool:
+    return any(0xD800 <= ord(letter) < 0xE000 for letter in address)
+
+
 def _as_pyramid_writes(path: str) -> str:
-    segments = [unquote(each, errors="surrogateescape") for each in path.split("/")]
-    while len(segments) > 1 and segments[-1] == "":
-        segments.pop()
-    written = "/".join(
-        quote(each.encode("utf-8", "surrogateescape"), safe=SAFE) for each in segments
+    names = [unquote(each, errors="surrogateescape") for each in path.split("/") if each]
+    return "/" + "/".join(
+        quote(each.encode("utf-8", "surrogateescape"), safe=SAFE) for each in names
     )
-    return written or "/"

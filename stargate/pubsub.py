@@ -127,18 +127,18 @@ class Topic:
     def add(self, listener: Connection, who: str | int | None = None) -> None:
         """Add ``listener``; whoever holds a snapshot does not see it."""
         self._own()[listener] = who
+        self._others += listener._form is not None
         if self._home.backplane is not None:
             self._home.backplane.enter(self._address, who)
-        self._others += listener._form is not None
 
     def discard(self, listener: Connection) -> None:
         """Remove ``listener``; the last one to go takes the topic along."""
         members = self._own()
         if listener in members:
             who = members.pop(listener)
+            self._others -= listener._form is not None
             if self._home.backplane is not None:
                 self._home.backplane.leave(self._address, who)
-            self._others -= listener._form is not None
         gone = not members and self._home._topics.pop(self._address, None) is not None
         if gone and self._home.backplane is not None:
             self._home.backplane.unsubscribe(self._address)

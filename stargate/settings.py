@@ -37,8 +37,8 @@ BACKPLANES = ("redis", "rediss", "unix")
 def backplane(value: Any) -> str:
     """A parser for ``memory`` or the URL of a Redis."""
     text = str(value).strip()
-    scheme, found, _ = text.partition("://")
-    if text != "memory" and (not found or scheme.partition("+")[0] not in BACKPLANES):
+    scheme, _, rest = text.partition("://")
+    if text != "memory" and (not rest or scheme.partition("+")[0] not in BACKPLANES):
         raise ValueError("it must be 'memory' or a URL as in redis://localhost:6379/0")
     return text
 
@@ -271,8 +271,9 @@ APPLICATION = (
         True,
         flag,
         "",
-        "Whether who listens is told to the other processes (`presence()`, `listener_count()`, "
-        "`ListenerJoined`): without, there are no requests to Redis for it.",
+        "Whether a Redis is told who listens: a request when somebody comes or goes, and one every "
+        "2 s. Without, `presence()` is empty, `listener_count()` counts this process alone, and "
+        "there is no `ListenerJoined` nor `ListenerLeft`. No difference with `memory`.",
     ),
 )
 
@@ -368,8 +369,14 @@ def values(table: Iterable[Setting], given: Mapping[str, Any], prefix: str) -> d
 
 
 def without_password(value: Any) -> Any:
-    """``value``, or where it is text with a URL: without the user and password in that."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", value) if isinstance(value, str) else value
+    """``value``, or where it is text that may be a URL: without the user and password in it.
+
+    Whatever stands before the last ``@`` goes: what is wrong with it may be its password.
+    """
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"(?s)^(\w[\w+.-]*://)?.*@", r"\1***@", value)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", value)
 
 
 def _misconfigured(error: ValueError) -> NoReturn:

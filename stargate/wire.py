@@ -62,17 +62,27 @@ def halves(kind: str, excluded: Iterable[str], key: str, payload: bytes) -> tupl
 
     Raises ``ValueError`` for a key or an id that does not fit in.
     """
-    if not _KEY(key):
-        raise ValueError(f"key = {key!r}: it must be 1 to 200 visible ASCII characters")
-    ids = sorted(excluded)
-    for each in ids:
-        if not _EXCLUDED(each):
-            raise ValueError(f"exclude has {each!r}, which is no id of a WebSocket")
+    ids = [checked_id(each) for each in sorted(excluded)]
+    checked_key(key)
     head = f"1 {kind} ".encode()
     tail = f" {','.join(ids) or '-'} {key}\n".encode()
     if len(tail) > MAX_HEAD - 64:
         raise ValueError(f"exclude has {len(ids)} WebSockets: more than fit into a message")
     return head, tail + payload
+
+
+def checked_key(key: str) -> str:
+    """``key``, if a send can have it; else a ``ValueError``."""
+    if not _KEY(key):
+        raise ValueError(f"key = {key!r}: it must be 1 to 200 visible ASCII characters")
+    return key
+
+
+def checked_id(id: str) -> str:
+    """``id``, if a WebSocket can have it; else a ``ValueError``."""
+    if not _EXCLUDED(id):
+        raise ValueError(f"exclude has {id!r}, which is no id of a WebSocket")
+    return id
 
 
 def decode(raw: bytes, limit: int) -> Packet:

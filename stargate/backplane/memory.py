@@ -29,9 +29,11 @@ POSITION_SECONDS = 3600.0
 class MemoryBackplane:
     """Carries messages no further than this process, and keeps them no longer than it lives."""
 
+    networked = False
+
     def __init__(self, receiver: Any) -> None:
         self._receiver = receiver
-        #: What is kept, the address that was sent to last at the end.
+        #: What is kept; the address that is looked at next comes first.
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._sent: OrderedDict[tuple[Hashable, str], tuple[float, str | None]] = OrderedDict()
         self._here: dict[Hashable, dict[str | int, int]] = {}
@@ -106,11 +108,7 @@ class MemoryBackplane:
 
     def _history(self, topic: Hashable, keep: Keep | None) -> _Kept | None:
         now = monotonic()
-        while self._kept:
-            oldest = next(iter(self._kept.values()))
-            if now <= oldest.forgotten:
-                break
-            self._kept.popitem(last=False)
+        self._forget_some(now)
         found = self._kept.get(topic)
         if keep is not None and not keep.size:
             self._kept.pop(topic, None)
@@ -121,8 +119,17 @@ class MemoryBackplane:
             if keep is not None:
                 found.keep = keep
             found.touch(now)
-            self._kept.move_to_end(topic)
         return found
+
+    def _forget_some(self, now: float) -> None:
+        """Look at two addresses, by turns: each has a time of its own, and not the oldest first."""
+        for _ in range(min(2, len(self._kept))):
+            topic, kept = next(iter(self._kept.items()))
+            if now > kept.forgotten:
+                del self._kept[topic]
+            else:
+                kept.trim()
+                self._kept.move_to_end(topic)
 
     # Who is here.
 
@@ -187,10 +194,11 @@ class _Kept:
         payload = message.payload
         value = payload if message.opcode == BINARY else payload.decode()
         self._entries.append(Kept(id, value, time(), message.json))
-        self._trim()
+        self.trim()
         return id
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
+        """Let go of what is too much and too old."""
         # One more than is asked for: it tells somebody who has seen it that nothing is missing.
         while len(self._entries) > self.keep.size + 1:
             self._entries.popleft()
@@ -200,7 +208,7 @@ class _Kept:
 
     def newest(self, limit: int) -> History:
         """The newest ``limit`` messages."""
-        self._trim()
+        self.trim()
         limit = min(limit, self.keep.size)
         kept = islice(self._entries, max(0, len(self._entries) - limit), None)
         return History(kept, position=str(self.position))
@@ -209,7 +217,7 @@ class _Kept:
         """What came after ``since``; not ``complete`` where that can't be told for certain."""
         if since == LAST:
             return self.newest(1)
-        self._trim()
+        self.trim()
         position, seen = self.position, MessageId.parse(since)
         if seen is None or seen != self._id_at(seen.offset):
             return History(complete=False, position=str(position))
@@ -221,7 +229,7 @@ class _Kept:
         newer = self.position.offset - offset
         if newer == 0:
             return self.position
-        if not 0 < newer <= len(self._entries):
+        if not 0 < newer <= min(len(self._entries), self.keep.size):
             return None
         if offset == 0:
             return MessageId(self.position.epoch, 0, NO_TAG)

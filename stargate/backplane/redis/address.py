@@ -5,13 +5,17 @@ A password in it is never shown: not in an error, not in a ``repr``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, parse_url
+from redis.connection import Connection as PlainConnection
+from redis.connection import SSLConnection, parse_url
 from redis.retry import Retry
+
+from stargate.backplane.redis.connection import Connection
 
 #: What a URL may not set: timeouts are ``stargate.backplane_timeout``'s, and nothing is sent twice.
 OURS = (
@@ -54,40 +58,45 @@ class Address:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     #: How to log in to the Sentinels themselves.
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    connection_class: type = Connection
+    connection_class: type = PlainConnection
 
-    def connection(self, timeout: float, host: str = "", port: int = 0) -> Any:
+    def connection(self, timeout: float, host: str = "", port: int = 0) -> Connection:
         """A connection, not yet opened, to the server or to the one at ``host`` and ``port``."""
         where = {"host": host, "port": port} if host else {}
         return self._made({**self.options, **where}, timeout)
 
-    def sentinel(self, timeout: float, host: str, port: int) -> Any:
+    def sentinel(self, timeout: float, host: str, port: int) -> Connection:
         """A connection, not yet opened, to the Sentinel at ``host`` and ``port``."""
         return self._made({**self.sentinel_options, "host": host, "port": port}, timeout)
 
-    def _made(self, options: dict[str, Any], timeout: float) -> Any:
-        return self.connection_class(
+    def _made(self, options: dict[str, Any], timeout: float) -> Connection:
+        plain = self.connection_class(
             **options,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
         )
+        return Connection(plain, timeout)
 
     def __str__(self) -> str:
-        where = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        where = ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
         kind = f" ({self.kind}{f' {self.service}' if self.service else ''})" if self.kind else ""
         return (where or str(self.options.get("path"))) + kind
 
 
 def parse(url: str) -> Address:
     """What ``url`` says; raises :class:`BadUrl`."""
-    scheme, _, rest = url.partition("://")
+    scheme, found, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if base not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
-        raise BadUrl(f"{scheme!r} is no scheme of it")
+        raise BadUrl("its scheme is none of those")
+    if not found:
+        raise BadUrl("it has no ://")
     if base == "unix" and kind:
         raise BadUrl("a UNIX socket has no Sentinels and no Cluster")
+    if base != "unix" and "@" in rest.partition("/")[2].partition("?")[0]:
+        raise BadUrl("a slash in a password is written %2F")
     if not kind:
         return _one(url)
     return _several(base, kind, rest)
@@ -95,7 +104,7 @@ def parse(url: str) -> Address:
 
 def _one(url: str) -> Address:
     options = _options(url)
-    kind = options.pop("connection_class", Connection)
+    kind = options.pop("connection_class", PlainConnection)
     hosts = () if "path" in options else ((options["host"], int(options["port"])),)
     return Address("", hosts, options=options, connection_class=kind)
 
@@ -128,7 +137,7 @@ def _several(base: str, kind: str, rest: str) -> Address:
         unquote(service),
         options,
         {**sentinel_options, **tls},
-        SSLConnection if base == "rediss" else Connection,
+        SSLConnection if base == "rediss" else PlainConnection,
     )
 
 
@@ -136,9 +145,16 @@ def _host(text: str, port: int) -> tuple[str, int]:
     name, colon, given = text.rpartition(":")
     if not colon or given.endswith("]"):
         name, given = text, str(port)
-    if not name or not given.isdigit() or not 0 < int(given) < 65536:
+    inside = name.removeprefix("[").removesuffix("]")
+    right = re.fullmatch("[0-9]{1,5}", given) and 0 < int(given) < 65536
+    if not inside or not right or (":" in inside and inside == name):
         raise BadUrl("one of its hosts is no host:port")
-    return name.removeprefix("[").removesuffix("]"), int(given)
+    return inside, int(given)
+
+
+def bracketed(host: str) -> str:
+    """``host`` as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -148,6 +164,8 @@ def _options(url: str) -> dict[str, Any]:
     except (ValueError, TypeError):
         raise BadUrl("something in it can't be read") from None
     known = parse_qs(parts.query, keep_blank_values=True)
+    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
+        raise BadUrl("its database is no number")
     for name in OURS:
         if name in known:
             raise BadUrl(f"{name} is not for the URL to say")
@@ -156,7 +174,7 @@ def _options(url: str) -> dict[str, Any]:
         options.setdefault("host", "localhost")
         options.setdefault("port", 6379)
     try:
-        options.get("connection_class", Connection)(
+        options.get("connection_class", PlainConnection)(
             **{name: value for name, value in options.items() if name not in _NOT_FOR_IT}
         )
     except TypeError:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import implementer
 
 from stargate.backplane.redis.commands import NOT_SENT, Deadline
-from stargate.backplane.redis.feed import Feed
-from stargate.backplane.redis.link import Link
+from stargate.backplane.redis.feed import Lack
+from stargate.backplane.redis.kinds import commands_to
+from stargate.backplane.redis.links import Links
 from stargate.backplane.redis.presence import Presence
-from stargate.backplane.redis.publisher import Page, Publisher, as_history, commands_to
+from stargate.backplane.redis.publisher import Page, Publisher, as_history
+from stargate.backplane.redis.subscription import Subscription, offset_of
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
 from stargate.history import LAST, History, Keep, MessageId
@@ -51,6 +53,8 @@ TRIES = 20
 class RedisBackplane:
     """Carries messages between the processes of one namespace, and keeps those that are kept."""
 
+    networked = True
+
     def __init__(self, settings: Mapping[str, Any], receiver: Any, counters: Counters) -> None:
         self._receiver, self._counters = receiver, counters
         self._max_size = int(settings["max_send_size"])
@@ -69,10 +73,16 @@ class RedisBackplane:
         self._reader = Reader(self.commands, namespace)
         self._topics: dict[str, Subscription] = {}
         self._channels: dict[bytes, Subscription] = {}
-        self._links: dict[object, Link] = {}
+        self._links = Links(
+            self.commands,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+            on_back=self._on_back,
+        )
         self._upkeep: threading.Thread | None = None
         self._lacking: queue.SimpleQueue[Subscription | None] = queue.SimpleQueue()
         self._closed = False
+        self._ended = threading.Event()
 
     # Publishing.
 
@@ -104,15 +114,19 @@ class RedisBackplane:
         subscription = self._subscription(topic)
         subscription.joining += 1
         try:
+            if self._presence is not None:
+                self._presence.begin()  # Between this and the attachment nothing may give way.
             self._stand(subscription)
             self._begin(subscription, keep)
             return self._since(subscription, since)
         finally:
             subscription.joining -= 1
             if not subscription.joining:
-                subscription.recent.clear()
-                if not self._receiver.listener_count(topic):
-                    subscription.idle = monotonic()
+                subscription.forget()
+            if not self._receiver.listener_count(topic):
+                subscription.idle = monotonic()
+            elif not subscription.feed.flows:
+                self._lack(subscription)
 
     def unsubscribe(self, topic: str) -> None:
         """The last listener has gone: let go of ``topic`` in a while, if none comes."""
@@ -129,27 +143,10 @@ class RedisBackplane:
             self._keep_up()
         return found
 
-    def _link(self, channel: str) -> Link:
-        where = self.commands.where(channel)
-        found = self._links.get(where)
-        if found is None:
-            commands = self.commands
-            found = self._links[where] = Link(
-                f"the backplane at {where or commands.address}",
-                lambda timeout: commands.open_subscriber(channel, timeout),
-                (commands.subscribe, commands.unsubscribe),
-                commands.timeout,
-                on_message=self._on_message,
-                on_lost=self._on_lost,
-                on_back=self._on_back,
-            )
-        return found
-
     def _stand(self, subscription: Subscription) -> None:
         deadline = Deadline(self.commands.timeout)
         try:
-            link = self._link(subscription.channel.decode())
-            stands = link.want(subscription.channel).wait(deadline.left())
+            stands = self._links.want(subscription.channel).wait(deadline.left())
         except TimeoutError:
             stands = False
         if not stands:
@@ -161,64 +158,75 @@ class RedisBackplane:
 
     def _begin(self, subscription: Subscription, keep: Keep | None) -> None:
         """See where the address stands, if anything of it is kept, and go on from there."""
-        if keep is None and subscription.feed is None:
-            page = self.publisher.read(subscription.topic, None, 1)
-            if page.position is not None:
-                self._start(subscription, page.position)
-        elif keep is not None and keep.size and subscription.keep != keep:
-            subscription.feed = subscription.feed or Feed()
+        feed = subscription.feed
+        if feed.position is None and (keep is None or keep.size):
+            feed.hold()  # Nothing is known to be kept, and that is looked at now.
+        lack = feed.lack()
+        if keep is not None and keep.size and subscription.keep != keep:
             position = self.publisher.touch(subscription.topic, keep)
             subscription.keep, subscription.looked = keep, monotonic()
-            self._start(subscription, position)
-        feed = subscription.feed
-        if feed is not None and not feed.flows:
+            if lack.position is None:
+                self._fill(subscription, lack, Page(position, True, []))
+        elif keep is not None and lack.position is None and not feed.flows:
+            self._fill(subscription, lack, Page(None, True, []))
+        for _ in range(TRIES):
+            if feed.flows:
+                return
             self._catch_up(subscription)
-
-    def _start(self, subscription: Subscription, position: MessageId) -> None:
-        feed = subscription.feed = subscription.feed or Feed()
-        self._give_out(subscription, feed.begin(position))
+        raise BackplaneError(
+            NOT_SENT, f"{self.commands.address}: no place in the messages of {subscription.topic}"
+        )
 
     def _since(self, subscription: Subscription, since: str | None) -> History:
+        """What a listener gets that is attached now, and came back from ``since``."""
         feed = subscription.feed
-        if feed is None:
-            return History(complete=since is None)
-        if since is None:
-            return History(position=str(feed.position))
-        for _ in range(TRIES):
-            page = self._read_since(subscription.topic, since)
-            found = self._joined(subscription, page)
-            if found is not None:
-                return found
-            self._catch_up(subscription)
-        return History(complete=False, position=str(feed.position))
-
-    def _read_since(self, topic: str, since: str) -> Page:
-        if since == LAST:
-            return self.publisher.read(topic, None, 1)
+        if feed.position is None or since is None:
+            position = str(feed.position) if feed.position is not None else None
+            return History(complete=since is None, position=position)
         id = MessageId.parse(since)
-        if id is None:
-            return Page(None, False, [])
-        return self.publisher.behind(topic, id, self._recover_limit)
+        for _ in range(TRIES):
+            if since == LAST:
+                found = self._newest(subscription)
+            elif id is not None:
+                found = self._behind(subscription, id)
+            else:
+                break
+            if found is not None:
+                return as_history(found)
+            self._catch_up(subscription)
+        return as_history(Page(feed.position, False, []))
 
-    def _joined(self, subscription: Subscription, page: Page) -> History | None:
-        """What a listener gets that is attached now; ``None`` where it has to be read again.
+    def _newest(self, subscription: Subscription) -> Page | None:
+        """The newest message, unless a newer one has been kept that was not given out here."""
+        for _ in range(2):
+            here, recent = subscription.feed.position, subscription.recent
+            if recent and here is not None and offset_of(recent[-1]) == here.offset:
+                return Page(here, True, [recent[-1]])
+            page = self.publisher.read(subscription.topic, None, 1)
+            if page.position == subscription.feed.position:
+                return page
+        return None
 
-        What was read goes up to one place, and what is given out goes on from another.
+    def _behind(self, subscription: Subscription, since: MessageId) -> Page | None:
+        """What came after ``since`` up to what has been given out here: what is attached goes on.
+
+        What is read goes up to one place, and what is given out goes on from another. ``None``
+        where what is given out is not as far as ``since``.
         """
         feed = subscription.feed
-        if feed is None or not feed.flows or feed.position is None:
-            return None
+        page = self.publisher.behind(subscription.topic, since, self._recover_limit)
         if not page.holds or page.position is None:
-            return History(complete=page.holds, position=str(feed.position))
+            return Page(feed.position, False, [])
         here, read = feed.position, page.position
-        if here.epoch != read.epoch or here.offset < read.offset:
+        if here is None or not feed.flows or here.epoch != read.epoch:
             return None
-        recent = [each for each in subscription.recent if _offset(each) > read.offset]
+        if since.offset <= here.offset < read.offset:
+            self._fill(subscription, feed.lack(), page)
+            return page if feed.position == read else None
+        recent = [each for each in subscription.recent if offset_of(each) > read.offset]
         if len(recent) != here.offset - read.offset:
             return None
-        history = as_history(Page(here, True, page.packets + recent))
-        history.position = str(here)
-        return history
+        return Page(here, True, page.packets + recent)
 
     # What comes.
 
@@ -247,19 +255,16 @@ class RedisBackplane:
         self._counters.received += 1
         self._counters.lag = max(0.0, time() - packet.time / 1000)
         feed = subscription.feed
-        if feed is None:
-            self._give_out(subscription, (packet,))
-            return
         flowed = feed.flows
         self._give_out(subscription, feed.take(packet))
         if flowed and not feed.flows:
             self._counters.gaps += 1
-            self._lacking.put(subscription)
+            self._lack(subscription)
 
     def _give_out(self, subscription: Subscription, packets: Iterable[Packet]) -> None:
         for packet in packets:
             if subscription.joining:
-                subscription.recent.append(packet)
+                subscription.remember(packet)
             message = Message(packet.message, json=packet.kind == JSON, id=packet.id or None)
             self._receiver.deliver(subscription.topic, message, packet.excluded)
 
@@ -269,7 +274,7 @@ class RedisBackplane:
     def _hold(self, channels: list[bytes]) -> None:
         for channel in channels:
             subscription = self._channels.get(channel)
-            if subscription is not None and subscription.feed is not None:
+            if subscription is not None and subscription.feed.position is not None:
                 subscription.feed.hold()
 
     def _on_back(self, channel: bytes) -> None:
@@ -280,39 +285,43 @@ class RedisBackplane:
         if subscription is None:
             return
         self._counters.resubscribed += 1
-        if subscription.feed is not None:
-            self._lacking.put(subscription)
+        if subscription.feed.position is not None:
+            self._lack(subscription)
         elif self._receiver.listener_count(subscription.topic):
             log.warning("messages for %s may have been missed: none are kept", subscription.topic)
             self._receiver.interrupted(subscription.topic, False, None)
 
     # What is lacking.
 
+    def _lack(self, subscription: Subscription) -> None:
+        if not subscription.lacking:
+            subscription.lacking = True
+            self._lacking.put(subscription)
+
     def _catch_up(self, subscription: Subscription) -> None:
         """Read what the address has beyond what was given out here, and give that out."""
-        feed = subscription.feed
-        if feed is None or feed.position is None:
-            return
-        ticket, position = feed.ticket, feed.position
-        page = self.publisher.behind(subscription.topic, position, self._recover_limit)
+        topic = subscription.topic
+        lack = self._receiver.ask(subscription.feed.lack)
+        if lack.position is None:
+            page = self.publisher.read(topic, None, 0)._replace(holds=True)
+        else:
+            page = self.publisher.behind(topic, lack.position, self._recover_limit)
         if page.position is None and subscription.keep is not None:
             # A Redis that has forgotten everything: there must be a place to come back to.
-            begun = self.publisher.touch(subscription.topic, subscription.keep)
-            page = page._replace(position=begun)
-        self._receiver.ask(self._fill, subscription, ticket, page)
+            page = page._replace(position=self.publisher.touch(topic, subscription.keep))
+        self._receiver.ask(self._fill, subscription, lack, page)
 
-    def _fill(self, subscription: Subscription, ticket: int, page: Page) -> None:
-        feed = subscription.feed
-        if feed is None or feed.ticket != ticket:
-            return  # Somebody else was quicker.
-        complete, packets = feed.fill(page)
-        if not complete:
-            log.warning("messages for %s are lost: they are kept no more", subscription.topic)
-            position = str(feed.position) if feed.position is not None else None
-            self._receiver.interrupted(subscription.topic, False, position)
-        self._give_out(subscription, packets)
-        if not feed.flows:
-            self._lacking.put(subscription)
+    def _fill(self, subscription: Subscription, lack: Lack, page: Page) -> None:
+        found = subscription.feed.fill(lack, page)
+        if found is not None:
+            complete, packets = found
+            if not complete:
+                log.warning("messages for %s are lost: they are kept no more", subscription.topic)
+                position = str(page.position) if page.position is not None else None
+                self._receiver.interrupted(subscription.topic, False, position)
+            self._give_out(subscription, packets)
+        if not subscription.feed.flows:
+            self._lack(subscription)
 
     def _keep_up(self) -> None:
         if self._upkeep is None and not self._closed:
@@ -341,12 +350,16 @@ class RedisBackplane:
             subscription = self._lacking.get(timeout=timeout)
         except queue.Empty:
             return
-        if subscription is None or subscription.feed is None or subscription.feed.flows:
+        if subscription is None:
+            return
+        subscription.lacking = False
+        if subscription.feed.flows or self._topics.get(subscription.topic) is not subscription:
             return
         try:
             self._catch_up(subscription)
         except BackplaneError:
-            threading.Timer(TICK, self._lacking.put, (subscription,)).start()
+            self._lack(subscription)
+            self._ended.wait(TICK)
             raise
 
     def _let_go(self) -> None:
@@ -359,16 +372,21 @@ class RedisBackplane:
                 each.idle = None
             elif now - each.idle >= LINGER:
                 del self._topics[topic], self._channels[each.channel]
-                self._link(each.channel.decode()).unwant([each.channel])
+                self._links.unwant([each.channel])
 
     def _look(self) -> None:
         """See whether addresses stand where they are thought to: a message may have been lost."""
         now = monotonic()
         due: list[tuple[Subscription, Keep]] = []
         for each in list(self._topics.values()):
-            if each.feed is not None and each.keep is not None and now - each.looked >= LOOK:
-                each.looked = now
+            if each.feed.position is None or now - each.looked < LOOK:
+                continue
+            each.looked = now
+            if each.keep is not None:
                 due.append((each, each.keep))
+            else:
+                page = self.publisher.read(each.topic, None, 0)
+                self._receiver.ask(self._compare, each, page.position)
         if due:
             places = self.publisher.touch_all([(each.topic, keep) for each, keep in due])
             for (each, _keep), position in zip(due, places, strict=True):
@@ -376,7 +394,7 @@ class RedisBackplane:
 
     def _compare(self, subscription: Subscription, position: MessageId | None) -> None:
         feed = subscription.feed
-        if feed is None or not feed.flows or feed.position is None or position is None:
+        if not feed.flows or feed.position is None or position is None:
             return
         here = feed.position
         if here.epoch == position.epoch and here.offset >= position.offset:
@@ -385,7 +403,7 @@ class RedisBackplane:
             subscription.behind = None  # It was there a second ago, and has not come since.
             self._counters.gaps += 1
             feed.hold()
-            self._lacking.put(subscription)
+            self._lack(subscription)
         else:
             subscription.behind = here
             subscription.looked = monotonic() - LOOK + TICK
@@ -429,42 +447,7 @@ class RedisBackplane:
         if self._presence is not None:
             self._presence.close(self.commands.timeout)
         self._closed = True
+        self._ended.set()
         self._lacking.put(None)
-        for link in list(self._links.values()):
-            link.close()
+        self._links.close()
         self.commands.close()
-
-
-class Subscription:
-    """What is known of one address that is subscribed to."""
-
-    __slots__ = (
-        "behind",
-        "channel",
-        "feed",
-        "idle",
-        "joining",
-        "keep",
-        "looked",
-        "recent",
-        "topic",
-    )
-
-    def __init__(self, topic: str, channel: bytes) -> None:
-        self.topic, self.channel = topic, channel
-        #: Where it stands; ``None`` where nothing is kept.
-        self.feed: Feed | None = None
-        self.keep: Keep | None = None
-        #: How many are joining, and what was given out since the first of them began.
-        self.joining = 0
-        self.recent: list[Packet] = []
-        #: Since when nobody listens; ``None`` while somebody does.
-        self.idle: float | None = None
-        #: When it was last compared with where the address stands, and a place that was behind.
-        self.looked = 0.0
-        self.behind: MessageId | None = None
-
-
-def _offset(packet: Packet) -> int:
-    id = MessageId.parse(packet.id)
-    return id.offset if id is not None else 0

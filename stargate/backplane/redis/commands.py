@@ -6,25 +6,29 @@ in ``BackplaneError.outcome``.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
-import socket
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stargate.backplane.redis.address import Address
 from stargate.backplane.redis.scripts import Script
 from stargate.exceptions import BackplaneError
-
-log = logging.getLogger("stargate.backplane")
 
 NOT_SENT, UNKNOWN = "not sent", "unknown"
 
@@ -34,9 +38,12 @@ CONNECTIONS = 32
 #: Commands that are sent before the first answer is read.
 PIPELINED = 100
 
-ESTABLISHED = 1
-
 Command = tuple[Any, ...]
+
+#: Where a server is: host and port, or nothing where there is but one.
+Place = tuple[Any, ...]
+
+HERE: Place = ()
 
 
 class Deadline:
@@ -55,12 +62,20 @@ class Deadline:
             raise TimeoutError(f"not within {self.seconds:g} s")
         return left
 
+    def pause(self, seconds: float) -> bool:
+        """Let ``seconds`` pass; false, and at once, where so many are not left."""
+        if self._end - monotonic() <= seconds:
+            return False
+        time.sleep(seconds)
+        return True
+
 
 class Pool:
     """Connections to one server, opened when they are needed."""
 
     def __init__(self, make: Callable[[float], Any], size: int = CONNECTIONS) -> None:
         self._make, self._size = make, size
+        self._closed = False
         self._begin()
         _pools.add(self)
 
@@ -80,7 +95,7 @@ class Pool:
                 f"all {self._size} connections are in use for {deadline.seconds:g} s"
             ) from None
         try:
-            if connection is not None and not is_open(connection):
+            if connection is not None and not connection.is_open():
                 connection.disconnect()
                 connection = None
             return connection if connection is not None else self._make(deadline.left())
@@ -121,24 +136,16 @@ def _begin_anew() -> None:
 os.register_at_fork(after_in_child=_begin_anew)
 
 
-def is_open(connection: Any) -> bool:
-    """Whether the peer has not hung up, as far as is known: no bytes are sent to find out."""
-    sock = connection._sock
-    if sock is None:
-        return False
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return True
-    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED)
-
-
 def opened(connection: Any) -> Any:
-    """``connection``, opened and logged in; closed again where that fails."""
-    try:
-        connection.connect()
-    except BaseException:
-        connection.disconnect()
-        raise
+    """``connection``, opened and logged in."""
+    connection.connect()
     return connection
+
+
+def answer(connection: Any, deadline: Deadline, *command: Any) -> Any:
+    """The answer to one command over a connection of its own."""
+    connection.send_command(*command)
+    return connection.read(deadline)
 
 
 def reason(error: BaseException) -> str:
@@ -161,26 +168,40 @@ def was_answered(error: BaseException) -> bool:
 class Commands:
     """One Redis, through a pool of connections."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
-        self.address, self.timeout = address, timeout
-        self._pool = Pool(self._open)
-
-    def _open(self, timeout: float) -> Any:
-        return opened(self.address.connection(timeout))
-
-    def open_subscriber(self, _channel: str, timeout: float) -> Any:
-        """A connection of its own to where messages of a channel are to be heard."""
-        return self._open(timeout)
-
     #: The commands that publish and subscribe.
     publish, subscribe, unsubscribe = "PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE"
 
-    def where(self, _channel: str) -> object:
-        """The same object for channels that are heard on one connection."""
-        return None
+    #: Whether what is at one place may be at another later.
+    moves = False
 
-    def _pool_of(self, _key: str) -> Pool:
-        return self._pool
+    #: Another number each time that something has moved.
+    version = 0
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self.address, self.timeout = address, timeout
+        self._pools: dict[Place, Pool] = {}
+
+    # Where it is: for those who subscribe.
+
+    def where(self, _channel: str) -> Place:
+        """The same for channels that are heard on one connection; may raise ``BackplaneError``."""
+        return HERE
+
+    def slot(self, _channel: bytes) -> int:
+        """The same for channels that one command may subscribe to."""
+        return 0
+
+    def open_subscriber(self, where: Place, timeout: float) -> Any:
+        """A connection of its own to where messages are to be heard."""
+        return self._open(where, timeout)
+
+    def look_again(self, *, now: bool = False) -> None:
+        """See whether something has moved; ``now``: it is likely."""
+
+    def learn(self, slot: int, where: Place) -> None:
+        """A server has said that ``slot`` is there."""
+
+    # What is asked of it.
 
     def script(
         self,
@@ -195,62 +216,103 @@ class Commands:
 
         With ``replicas``, as many must have what it wrote before this returns.
         """
-        deadline = Deadline(self.timeout)
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
         whole = ("EVAL", script.text, len(keys), *keys, *args)
-        with _Call(self._pool_of(keys[0]), deadline, key, self.address) as call:
+
+        def act(call: Call) -> Any:
             try:
                 reply = call.ask(command)
             except NoScriptError:
                 reply = call.ask(whole)
             if replicas:
                 call.wait_for(replicas)
-        return reply
+            return reply
+
+        return self._carry_out(keys[0], act, key)
 
     def scripts(
         self, script: Script, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]
     ) -> list[Any]:
-        """What ``script`` returns for each of several, or the error that the server gave for it.
+        """What ``script`` returns for each of several, or the error that there was for it.
 
-        Raises ``BackplaneError`` where the connection fails.
+        Raises ``BackplaneError`` where nothing can be reached.
         """
         replies: list[Any] = []
-        waiting = list(calls)
-        while waiting:
-            now, waiting = waiting[:PIPELINED], waiting[PIPELINED:]
-            replies += self._pipeline(
-                [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in now],
-                now[0][0][0],
-                script,
-            )
+        for some in portions(list(calls), PIPELINED):
+            replies += self._carry_out(some[0][0][0], pipeline(script, some))
         return replies
-
-    def _pipeline(self, commands: list[Command], key: str, script: Script) -> list[Any]:
-        with _Call(self._pool_of(key), Deadline(self.timeout), None, self.address) as call:
-            call.ask(("SCRIPT", "LOAD", script.text))
-            return call.ask_all(commands)
 
     def command(self, key: str, *command: Any) -> Any:
         """The answer to one command that concerns ``key``; raises ``BackplaneError``."""
-        with _Call(self._pool_of(key), Deadline(self.timeout), None, self.address) as call:
-            return call.ask(command)
+        return self._carry_out(key, lambda call: call.ask(command))
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        self._pool.close()
+        for pool in list(self._pools.values()):
+            pool.close()
+
+    # How it is reached.
+
+    def _carry_out(self, _place: str, act: Callable[[Call], Any], key: str | None = None) -> Any:
+        """What ``act`` returns with a connection to where the key ``place`` is."""
+        return self._at(HERE, Deadline(self.timeout), act, key)
+
+    def _at(
+        self, where: Place, deadline: Deadline, act: Callable[[Call], Any], key: str | None = None
+    ) -> Any:
+        with Call(self._pool(where), deadline, key, self._name(where)) as call:
+            return act(call)
+
+    def _name(self, where: Place) -> str:
+        return f"{self.address}{', {}:{}'.format(*where) if where else ''}"
+
+    def _pool(self, where: Place) -> Pool:
+        found = self._pools.get(where)
+        if found is None:
+            found = self._pools.setdefault(where, Pool(partial(self._open, where)))
+        return found
+
+    def _open(self, where: Place, timeout: float) -> Any:
+        return opened(self.address.connection(timeout, *where))
+
+    def _forget(self, where: Place) -> None:
+        """Close the connections to a server that nothing is to be asked of any more."""
+        pool = self._pools.pop(where, None)
+        if pool is not None:
+            pool.close()
 
 
-class _Call:
+def portions(all: list[Any], size: int) -> Iterable[list[Any]]:
+    """``all``, ``size`` at a time."""
+    return (all[begin : begin + size] for begin in range(0, len(all), size))
+
+
+def pipeline(
+    script: Script, calls: list[tuple[Sequence[str], Sequence[Any]]]
+) -> Callable[[Call], list[Any]]:
+    """Run ``script`` for all ``calls``, and read the answers afterwards."""
+    commands = [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
+
+    def act(call: Call) -> list[Any]:
+        call.ask(("SCRIPT", "LOAD", script.text))
+        return call.ask_all(commands)
+
+    return act
+
+
+class Call:
     """The use of one connection under one deadline; leaves it fit for the next, or closed."""
 
-    def __init__(self, pool: Pool, deadline: Deadline, key: str | None, address: object) -> None:
-        self._pool, self._deadline, self._key, self._address = pool, deadline, key, address
+    def __init__(self, pool: Pool, deadline: Deadline, key: str | None, name: str) -> None:
+        self._pool, self._deadline, self._key, self._name = pool, deadline, key, name
         self._outcome = NOT_SENT
+        #: Whether the server is asked for what is about to be its own.
+        self.asking = False
         #: Whether something has been written that a later failure does not undo.
         self._done = False
         self._connection: Any = None
 
-    def __enter__(self) -> _Call:
+    def __enter__(self) -> Call:
         try:
             self._connection = self._pool.take(self._deadline)
         except (RedisError, OSError) as error:
@@ -259,7 +321,7 @@ class _Call:
 
     def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
         connection = self._connection
-        clean = error is None or (isinstance(error, ResponseError) and connection._sock is not None)
+        clean = error is None or isinstance(error, ResponseError)
         if not clean or is_moved_away(error):
             connection.disconnect()
             connection = None
@@ -271,13 +333,17 @@ class _Call:
 
     def _failed(self, error: BaseException) -> BackplaneError:
         why = reason(error)
-        if isinstance(error, RedisTimeoutError):
+        if isinstance(error, RedisTimeoutError) or why == "timed out":
             why = f"no answer within {self._deadline.seconds:g} s"
-        return BackplaneError(self._outcome, f"{self._address}: {why}", self._key)
+        return BackplaneError(self._outcome, f"{self._name}: {why}", self._key)
 
     def ask(self, command: Command) -> Any:
         """The answer to ``command``; raises the server's error, or the connection's."""
-        self._send(self._connection.pack_command(*command))
+        if self.asking:  # That holds for one command.
+            self._send(self._connection.pack_commands([("ASKING",), command]))
+            self._read()
+        else:
+            self._send(self._connection.pack_command(*command))
         return self._read()
 
     def ask_all(self, commands: list[Command]) -> list[Any]:
@@ -294,29 +360,34 @@ class _Call:
     def wait_for(self, replicas: int) -> None:
         """Wait until as many replicas have what was written."""
         self._done, self._outcome = True, UNKNOWN
-        # A little before the deadline, so that the answer can still come.
-        have = self.ask(("WAIT", replicas, max(1, int(self._deadline.left() * 900))))
+        left = self._deadline.left()
+        # A little before the deadline: Redis looks at its clock ten times a second.
+        seconds = max(left / 2, left - 0.2)
+        have = self.ask(("WAIT", replicas, max(1, int(seconds * 1000))))
         if have < replicas:
             raise BackplaneError(
                 UNKNOWN,
-                f"{self._address}: {have} replica(s) have it, and stargate.backplane_replicas is "
+                f"{self._name}: {have} replica(s) have it, and stargate.backplane_replicas is "
                 f"{replicas}",
                 self._key,
             )
 
-    def _send(self, packed: Any) -> None:
-        connection = self._connection
+    def _send(self, commands: bytes) -> None:
         # What is not written to its end is not carried out: the connection is closed.
         self._outcome = UNKNOWN if self._done else NOT_SENT
-        connection._sock.settimeout(self._deadline.left())
-        connection.send_packed_command(packed, check_health=False)
+        self._connection.write(commands, self._deadline)
 
     def _read(self) -> Any:
         self._outcome = UNKNOWN
-        self._connection._sock.settimeout(self._deadline.left())
-        return self._connection.read_response()
+        return self._connection.read(self._deadline)
 
 
 def is_moved_away(error: BaseException | None) -> bool:
     """Whether the server says that it is no primary any more: ask elsewhere the next time."""
-    return isinstance(error, ResponseError) and str(error).startswith(("READONLY", "MASTERDOWN"))
+    return isinstance(error, ReadOnlyError | MasterDownError)
+
+
+def is_out_of_reach(error: BackplaneError) -> bool:
+    """Whether it may be another server that has to be asked from now on."""
+    cause = error.__cause__
+    return cause is not None and (is_moved_away(cause) or not was_answered(cause))

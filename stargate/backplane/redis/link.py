@@ -1,7 +1,7 @@
 """A subscribing connection: it is opened again when it is lost, and subscribes again.
 
 Plain blocking code in a thread of its own: under a patched standard library that is a greenlet.
-What a message means is not known here.
+What a message means is not known here, nor which channel belongs on which connection: ``links.py``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import hiredis
 from redis.exceptions import RedisError
 
-from stargate.backplane.redis.commands import reason
+from stargate.backplane.redis.commands import Deadline, Place, portions, reason
 
 log = logging.getLogger("stargate.backplane")
 
@@ -39,12 +40,28 @@ AT_ONCE, READ_SIZE = 256, 65_536
 _MORE = object()
 
 
+class Channel:
+    """A channel that is wanted."""
+
+    __slots__ = ("link", "slot", "stands", "stood")
+
+    def __init__(self, slot: int = 0) -> None:
+        self.slot = slot
+        self.stands = threading.Event()
+        #: Whether it has stood before.
+        self.stood = False
+        #: The connection that it is heard on; ``None`` while that is looked for.
+        self.link: Link | None = None
+
+
 class Link:
     """What is subscribed over one connection.
 
     ``open(timeout)`` returns a new connection; ``on_message(channel, payload)`` is called for each
     message, ``on_lost(channels)`` when the connection has gone and ``on_back(channel)`` when a
-    subscription stands again that had stood before: all in the link's own thread.
+    subscription stands again that had stood before: all in the link's own thread. So are
+    ``on_revoked(channels, where)``, when the server has let go of some and perhaps said where they
+    belong, and ``on_trouble()``, when the connection has gone or can't be opened.
     """
 
     def __init__(
@@ -57,16 +74,20 @@ class Link:
         on_message: Callable[[bytes, bytes], object],
         on_lost: Callable[[list[bytes]], object],
         on_back: Callable[[bytes], object],
+        on_revoked: Callable[[list[bytes], Place | None], object] = lambda *_: None,
+        on_trouble: Callable[[], object] = lambda: None,
     ) -> None:
         self._name, self._open, self._timeout = name, open, timeout
         self._subscribe, self._unsubscribe = verbs
         self._confirmed = verbs[0].lower().encode()
         self._revoked = verbs[1].lower().encode()
         self._on_message, self._on_lost, self._on_back = on_message, on_lost, on_back
+        self._on_revoked, self._on_trouble = on_revoked, on_trouble
         self._lock = threading.Lock()
-        self._wanted: dict[bytes, _Channel] = {}
-        #: Subscriptions that have been sent over this connection and not been confirmed.
-        self._unconfirmed: dict[bytes, int] = {}
+        self._wanted: dict[bytes, Channel] = {}
+        #: What has been sent over this connection and not been confirmed.
+        self._subscribing: dict[bytes, int] = {}
+        self._unsubscribing: dict[bytes, int] = {}
         self._connection: Any = None
         self._reader: Any = None
         self._thread: threading.Thread | None = None
@@ -75,29 +96,33 @@ class Link:
         self._lost = 0.0
         self._complained = 0.0
         self._pinged = False
+        #: Whether the server has said anything over this connection, and how often it was opened.
+        self._answered = False
+        self._attempts = 0
         self.closed = False
 
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def want(self, channel: bytes) -> threading.Event:
-        """Subscribe to ``channel``; the event is set while that stands."""
+    def want(self, name: bytes, channel: Channel | None = None) -> threading.Event:
+        """Subscribe to a channel; the event is set while that stands."""
         with self._lock:
-            found = self._wanted.get(channel)
+            found = self._wanted.get(name)
             if found is None:
-                found = self._wanted[channel] = _Channel()
-                self._send(self._subscribe, [channel])
+                found = self._wanted[name] = channel or Channel()
+                found.link = self
+                self._send(self._subscribe, {name: found})
             if self._thread is None and not self.closed:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
         return found.stands
 
-    def unwant(self, channels: Iterable[bytes]) -> None:
-        """Unsubscribe from ``channels``."""
+    def unwant(self, names: Iterable[bytes]) -> list[bytes]:
+        """Unsubscribe; returns those that stood, which stand no more."""
         with self._lock:
-            gone = [each for each in channels if self._wanted.pop(each, None) is not None]
-            if gone:
-                self._send(self._unsubscribe, gone)
+            found = {name: self._wanted.pop(name) for name in names if name in self._wanted}
+            self._send(self._unsubscribe, found)
+            return self._fallen(found)
 
     def close(self) -> None:
         """End the connection and the thread."""
@@ -106,21 +131,29 @@ class Link:
             if self._connection is not None:
                 self._hang_up()
 
-    # Writing: the lock is held.
+    # The lock is held.
 
-    def _send(self, verb: str, channels: list[bytes]) -> None:
-        if self._connection is None:
+    def _fallen(self, channels: dict[bytes, Channel]) -> list[bytes]:
+        stood = [name for name, channel in channels.items() if channel.stands.is_set()]
+        for name in stood:
+            channels[name].stands.clear()
+        return stood
+
+    def _send(self, verb: str, channels: dict[bytes, Channel]) -> None:
+        if self._connection is None or not channels:
             return  # All that is wanted is subscribed to when there is one.
-        for begin in range(0, len(channels), AT_ONCE):
-            some = channels[begin : begin + AT_ONCE]
-            for each in some:
-                if verb == self._subscribe:
-                    self._unconfirmed[each] = self._unconfirmed.get(each, 0) + 1
-            self._write(verb, *some)
+        waiting = self._subscribing if verb == self._subscribe else self._unsubscribing
+        for name in channels:
+            waiting[name] = waiting.get(name, 0) + 1
+        # What is in several slots of a Cluster is not for one command.
+        names = sorted(channels, key=lambda name: channels[name].slot)
+        slots = groupby(names, lambda name: channels[name].slot)
+        self._write([(verb, *some) for _, each in slots for some in portions(list(each), AT_ONCE)])
 
-    def _write(self, *command: Any) -> None:
+    def _write(self, commands: list[tuple[Any, ...]]) -> None:
+        connection = self._connection
         try:
-            self._connection.send_command(*command, check_health=False)
+            connection.write(connection.pack_commands(commands), Deadline(self._timeout))
         except (RedisError, OSError):
             self._hang_up()  # The reader sees it, and begins again.
 
@@ -146,6 +179,8 @@ class Link:
             except Exception:
                 log.exception("the reader of %s failed", self._name)
                 self._end(RuntimeError("an error of its own"))
+            if self.closed:
+                break
             wait = SHORTEST_WAIT if time.monotonic() - began > LONGEST_WAIT else wait
             self._pause(wait * (0.5 + random.random() / 2))
             wait = min(wait * 2, LONGEST_WAIT)
@@ -156,24 +191,25 @@ class Link:
             time.sleep(min(TICK, max(0.0, end - time.monotonic())))
 
     def _begin(self) -> None:
+        self._attempts += 1
         connection = self._open(self._timeout)
-        connection._sock.settimeout(TICK)
         with self._lock:
-            self._connection, self._pinged = connection, False
+            self._connection, self._pinged, self._answered = connection, False, False
             self._reader = hiredis.Reader(notEnoughData=_MORE)
             self._heard = time.monotonic()
-            if self._lost:
-                log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
-                self._lost = self._complained = 0.0
-            self._unconfirmed.clear()
-            self._send(self._subscribe, list(self._wanted))
+            self._subscribing.clear()
+            self._unsubscribing.clear()
+            self._send(self._subscribe, self._wanted)
+            # A kernel accepts connections for a server that stands still.
+            self._write([("PING",)])
 
     def _read_on(self) -> None:
         buffer = bytearray(READ_SIZE)
         reader, sock = self._reader, self._connection._sock
-        while not self.closed:
-            if sock is None:
+        while True:
+            if self.closed or sock is None:
                 raise ConnectionError("it was closed")
+            sock.settimeout(TICK)  # Whoever writes has set another.
             try:
                 count = sock.recv_into(buffer)
             except TimeoutError:
@@ -189,54 +225,101 @@ class Link:
 
     def _look_around(self) -> None:
         silent = time.monotonic() - self._heard
-        if silent > LOST_AFTER:
-            raise TimeoutError(f"nothing was heard for {LOST_AFTER:g} s, not even a pong")
+        limit = LOST_AFTER if self._answered else self._timeout
+        if silent > limit:
+            raise TimeoutError(f"nothing was heard for {limit:g} s, not even a pong")
         if silent > PING_AFTER and not self._pinged:
             self._pinged = True
             with self._lock:
-                self._write("PING")
+                self._write([("PING",)])
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            raise ConnectionError(f"the server said: {reply}")
+            self._refused(str(reply))
+            return
+        if not self._answered:
+            self._is_back()
         if not isinstance(reply, list) or len(reply) != 3:
             return  # A pong.
-        kind, channel, value = reply
+        kind, name, value = reply
         if kind in (b"message", b"smessage"):
-            self._on_message(channel, value)
+            if name in self._wanted:  # Not what was under way when it was let go of.
+                self._on_message(name, value)
         elif kind == self._confirmed:
-            self._confirm(channel)
-        elif kind == self._revoked and channel in self._wanted:
-            self._lose_one(channel)
+            self._confirm(name)
+        elif kind == self._revoked:
+            self._revoke(name)
 
-    def _confirm(self, channel: bytes) -> None:
+    def _is_back(self) -> None:
+        self._answered = True
+        if self._lost:
+            log.info("%s: back after %.1f s", self._name, self._heard - self._lost)
+            self._lost = self._complained = 0.0
+
+    def _refused(self, why: str) -> None:
+        code, _, rest = why.partition(" ")
+        if code == "MOVED":
+            slot, _, where = rest.partition(" ")
+            host, _, port = where.rpartition(":")
+            with self._lock:
+                gone = {name: each for name, each in self._wanted.items() if each.slot == int(slot)}
+            self._let_go(gone, (host, int(port)))
+        elif code == "CLUSTERDOWN":
+            # It is one of those that wait: each of them is asked for again.
+            with self._lock:
+                gone = {
+                    name: self._wanted[name] for name in self._subscribing.keys() & self._wanted
+                }
+            self._let_go(gone, None)
+        else:
+            raise ConnectionError(f"the server said: {why}")
         with self._lock:
-            left = self._unconfirmed.pop(channel, 1) - 1
-            if left:
-                self._unconfirmed[channel] = left
+            self._unsubscribing.clear()  # It may have been that: then there is nothing more to do.
+
+    def _confirm(self, name: bytes) -> None:
+        with self._lock:
+            if _one_less(self._subscribing, name):
                 return  # One of before an unsubscribing that is still under way.
-            found = self._wanted.get(channel)
+            found = self._wanted.get(name)
             if found is None:
                 return
             again, found.stood = found.stood and not found.stands.is_set(), True
         if again:
-            self._on_back(channel)
-        found.stands.set()
+            self._on_back(name)
+        with self._lock:
+            if self._wanted.get(name) is found:
+                found.stands.set()
 
-    def _lose_one(self, channel: bytes) -> None:
-        """The server has let go of a channel that is wanted: its slot has moved."""
+    def _revoke(self, name: bytes) -> None:
+        with self._lock:
+            asked = name in self._unsubscribing
+            _one_less(self._unsubscribing, name)
+            found = self._wanted.get(name)
+        if found is not None and not asked:
+            self._let_go({name: found}, None)
+
+    def _let_go(self, channels: dict[bytes, Channel], where: Place | None) -> None:
+        """The server has let go of what is wanted: it is to be heard elsewhere."""
+        with self._lock:
+            for name in channels:
+                self._wanted.pop(name, None)
+                self._subscribing.pop(name, None)
+                channels[name].link = None
+            lost = self._fallen(channels)
+        if lost:
+            self._on_lost(lost)
+        self._on_revoked(list(channels), where)
 
     def _end(self, error: Exception) -> None:
         with self._lock:
             connection, self._connection = self._connection, None
-            lost = [name for name, each in self._wanted.items() if each.stands.is_set()]
-            for name in lost:
-                self._wanted[name].stands.clear()
+            lost = self._fallen(self._wanted)
         if connection is not None:
             connection.disconnect()
         if not self.closed:
             self._complain(error)
             self._on_lost(lost)
+            self._on_trouble()
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
@@ -246,12 +329,9 @@ class Link:
             log.warning("%s: %s; %d address(es) wait", self._name, reason(error), len(self))
 
 
-class _Channel:
-    """A channel that is wanted."""
-
-    __slots__ = ("stands", "stood")
-
-    def __init__(self) -> None:
-        self.stands = threading.Event()
-        #: Whether it has stood before.
-        self.stood = False
+def _one_less(counts: dict[bytes, int], name: bytes) -> int:
+    """Count one down; returns what is left."""
+    left = counts.pop(name, 1) - 1
+    if left:
+        counts[name] = left
+    return left

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from stargate.backplane.redis.address import BadUrl, parse
 from stargate.backplane.redis.commands import Commands
 from stargate.backplane.redis.scripts import PUBLISH, READ, TOUCH, Keys, keys_of
 from stargate.history import LAST, NO_TAG, History, Keep, Kept, MessageId, random_part
@@ -137,26 +136,22 @@ class Publisher:
         self, topic: str, since: str | None = None, limit: int = 100, size: int = MAX_SIZE
     ) -> History:
         """The first ``limit`` messages after ``since``, or the newest; ``size`` bytes at most."""
-        if since is None or since == LAST:
-            page = self.read(topic, None, limit if since is None else 1)
-        else:
-            found = MessageId.parse(since)
-            if found is None:
-                return History(complete=False)
-            page = self.behind(topic, found, size, limit)
-        return as_history(page)
+        return as_history(self._page(topic, since, limit, size))
+
+    def _page(self, topic: str, since: str | None, limit: int, size: int) -> Page:
+        if since is None:
+            page = self.read(topic, None, limit)
+            return page if page.position is not None else Page(None, True, [])
+        if since == LAST:
+            return self.read(topic, None, 1)
+        found = MessageId.parse(since)
+        if found is None:
+            return self.read(topic, None, 0)._replace(holds=False)
+        return self.behind(topic, found, size, limit)
 
     def close(self) -> None:
         """Close the connections."""
         self.commands.close()
-
-
-def commands_to(url: str, timeout: float) -> Commands:
-    """Commands to the Redis at ``url``; raises :class:`BadUrl`."""
-    address = parse(url)
-    if address.kind:
-        raise BadUrl(f"{address.kind} is not there yet")
-    return Commands(address, timeout)
 
 
 def touching(keep: Keep) -> tuple[Any, ...]:

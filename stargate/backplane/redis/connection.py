@@ -1,0 +1,162 @@
+"""One connection to a Redis: commands go out, replies come in, each under a deadline (RESP 2).
+
+redis-py opens the socket, TLS and UNIX included. All else is here, for it sends what nobody asked
+for, has one timeout for each system call instead of one for all, and takes five times as long.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, Protocol
+
+import hiredis
+from redis import exceptions
+from redis.connection import DefaultParser
+
+#: Bytes in one read.
+READ_SIZE = 65_536
+
+#: The state of a TCP connection that neither side has closed.
+ESTABLISHED = 1
+
+_MORE = object()
+
+
+class Left(Protocol):
+    """What knows how many seconds are left; ``left()`` raises ``TimeoutError`` when none are."""
+
+    def left(self) -> float: ...
+
+
+class Connection:
+    """A connection as redis-py makes it (``plain``), and with the names that it has there.
+
+    Whatever fails leaves it unfit for more, but for an error that is the server's reply: then
+    :meth:`disconnect` it.
+    """
+
+    __slots__ = ("_plain", "_reader", "_sock", "_timeout")
+
+    def __init__(self, plain: Any, timeout: float) -> None:
+        plain.redis_connect_func = _nothing  # Logging in is ours.
+        self._plain, self._timeout = plain, timeout
+        self._reader = hiredis.Reader(replyError=parsed, notEnoughData=_MORE)
+        #: ``None`` while it is closed.
+        self._sock: Any = None
+
+    def connect(self) -> None:
+        """Open it and log in, within the ``timeout`` that it was made with."""
+        until = _Until(self._timeout)
+        try:
+            self._plain.connect()
+            self._sock = self._plain._sock
+            self._log_in(until)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def disconnect(self) -> None:
+        """Close it; in another process than it was opened in, this process's part of it."""
+        self._sock = None
+        self._plain.disconnect()
+
+    def pack_command(self, *command: Any) -> bytes:
+        """One command as it is written."""
+        packed: bytes = hiredis.pack_command(command)
+        return packed
+
+    def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> bytes:
+        """Several commands as they are written."""
+        return b"".join(map(hiredis.pack_command, commands))
+
+    def send_command(self, *command: Any) -> None:
+        """:meth:`send_commands` for one."""
+        self.send_commands([command])
+
+    def send_commands(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        """Send several commands, within the ``timeout`` that it was made with."""
+        self.write(self.pack_commands(commands), _Until(self._timeout))
+
+    def write(self, packed: bytes, deadline: Left) -> None:
+        """Send commands that are packed; where that fails, the last one is not whole."""
+        rest = memoryview(packed)
+        while rest:
+            self._sock.settimeout(deadline.left())
+            rest = rest[self._sock.send(rest) :]
+
+    def read(self, deadline: Left) -> Any:
+        """The next reply; where it is an error of the server, that is raised."""
+        try:
+            while (reply := self._reader.gets()) is _MORE:
+                self._sock.settimeout(deadline.left())
+                block = self._sock.recv(READ_SIZE)
+                if not block:
+                    raise ConnectionError("the server has closed the connection")
+                self._reader.feed(block)
+        except hiredis.HiredisError as error:
+            raise ConnectionError(str(error)) from error
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def is_open(self) -> bool:
+        """Whether the peer has not hung up, as far as is known: no bytes are sent to find out."""
+        sock = self._sock
+        if sock is None:
+            return False
+        if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_INFO"):
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            return bool(state == ESTABLISHED)
+        return self._is_silent()
+
+    def _is_silent(self) -> bool:
+        try:
+            self._sock.settimeout(0)
+            self._sock.recv(1)
+        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            pass
+        return False  # Its end, or bytes that nobody has asked for.
+
+    def _log_in(self, until: Left) -> None:
+        plain = self._plain
+        commands: list[tuple[Any, ...]] = []
+        if plain.username or plain.password:
+            login = (plain.username, plain.password or "") if plain.username else (plain.password,)
+            commands.append(("AUTH", *login))
+        if plain.client_name:
+            commands.append(("CLIENT", "SETNAME", plain.client_name))
+        if plain.db:
+            commands.append(("SELECT", plain.db))
+        if commands:
+            self.write(self.pack_commands(commands), until)
+        for _ in commands:
+            self.read(until)
+
+
+def parsed(text: str) -> Exception:
+    """An error of the server as redis-py has it, and never the one for a lost connection."""
+    error: Exception = DefaultParser.parse_error(text)
+    lost = type(error) is exceptions.ConnectionError  # "max number of clients reached"
+    return exceptions.ResponseError(text) if lost else error
+
+
+def _nothing(_connection: object) -> None:
+    """What is done on connecting."""
+
+
+class _Until:
+    """A deadline."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = monotonic() + seconds
+
+    def left(self) -> float:
+        left = self._end - monotonic()
+        if left <= 0:
+            raise TimeoutError("it took too long to connect and log in")
+        return left

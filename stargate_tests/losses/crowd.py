@@ -14,6 +14,7 @@ import select
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 
@@ -78,7 +79,7 @@ class Crowd:
         self._epoll.close()
 
     def run(self, until: Callable[[], bool], deadline: float) -> bool:
-        """Go on until ``until()``, looked at ten times a second; false if ``deadline`` was first."""
+        """Go on until ``until()``, looked at ten times a second; whether it came in time."""
         end = monotonic() + deadline
         look = 0.0
         while True:
@@ -269,10 +270,8 @@ class Peer:
 
     def _answer(self, frame: bytes) -> None:
         assert self.sock is not None
-        try:
+        with suppress(OSError):  # The next reading says so.
             self.sock.send(frame)
-        except OSError:
-            pass  # The next reading says so.
 
     def _note(self, payload: bytes) -> None:
         if payload.startswith(b'{"id"'):

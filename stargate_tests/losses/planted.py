@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from stargate_tests.losses.verdict import Got, Story, Told
 
-#: Where a fault is planted: well inside.
+#: What one peer has seen; a fault changes it.
 Notes = list
 
 
@@ -36,7 +36,7 @@ def change(notes: Notes) -> None:
 
 def leave_out_the_last(notes: Notes) -> None:
     """The newest message never came."""
-    while isinstance(notes.pop(), Told):
+    while not isinstance(notes.pop(), Got):
         pass
 
 

@@ -115,14 +115,6 @@ class Publishing:
                 found: str | None = self._way.send(path, kind, text, key)
                 return found
             except Doubtful as error:
-                print(
-                    monotonic(),
-                    self._name,
-                    text[:20],
-                    error,
-                    repr(error.__cause__),
-                    file=sys.stderr,
-                )
                 self.doubtful[error.outcome] += 1
                 key = error.key
                 if monotonic() > end:

@@ -75,7 +75,7 @@ def run(dials: Dials) -> Outcome:
         crowd = Crowd(where, dials.seed, dials.websockets, list(RESOURCES))
         stack.enter_context(closing(crowd))
         _gather(crowd)
-        publishers = stack.enter_context(publishing(dials, redis.url, server.url))
+        publishers = stack.enter_context(publishing(dials, redis.url, server.url, folder))
         faults = Faults(redis, server.pid, dials.seed, dials.pause)
         _harm(dials, crowd, faults)
         wait_for_workers(server.pid, WORKERS)
@@ -106,30 +106,22 @@ def _harm(dials: Dials, crowd: Crowd, faults: Faults) -> None:
         crowd.calm()
 
 
-def _end(
-    dials: Dials, crowd: Crowd, publishers: list[subprocess.Popen[str]]
-) -> tuple[Ledger, Counter[str]]:
+def _end(dials: Dials, crowd: Crowd, publishers: list[Publisher]) -> tuple[Ledger, Counter[str]]:
     """The publishers come to their end; the crowd gets what there is."""
     for each in publishers:
-        assert each.stdin is not None
-        each.stdin.close()
-    crowd.run(lambda: all(each.poll() is not None for each in publishers), DEADLINE)
-    told = [_told_by(each) for each in publishers]
-    entries = [entry for each in told for entry in each["acknowledged"]]
+        each.finish()
+    crowd.run(lambda: all(each.ended for each in publishers), DEADLINE)
+    told = [each.told for each in publishers]
+    entries = [entry for found in told for entry in found["acknowledged"]]
     ledger = Ledger(entries, durable=dials.durable)
     newest = {name: ledger.newest(name) for name in RESOURCES}
     crowd.run(lambda: all(peer.position == newest[peer.resource] for peer in crowd.peers), DEADLINE)
     over = monotonic() + SILENCE
     crowd.run(lambda: monotonic() > over, DEADLINE)
     doubtful: Counter[str] = Counter()
-    for each in told:
-        doubtful.update({f"sends {name}": count for name, count in each["doubtful"].items()})
+    for found in told:
+        doubtful.update({f"sends {name}": count for name, count in found["doubtful"].items()})
     return ledger, doubtful
-
-
-def _told_by(publisher: subprocess.Popen[str]) -> Any:
-    assert publisher.poll() == 0, f"{publisher.args} came to no good end: {publisher.poll()}"
-    return json.load(publisher.stdout)  # type: ignore[arg-type]
 
 
 class Gunicorn:
@@ -179,30 +171,51 @@ def gunicorn(redis: str, folder: Path, kept: str = "") -> Iterator[Gunicorn]:
 
 
 @contextmanager
-def publishing(dials: Dials, redis: str, url: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """The publishers, each a process of its own."""
+def publishing(dials: Dials, redis: str, url: str, folder: Path) -> Iterator[list[Publisher]]:
+    """The publishers, each a process of its own; what they tell is in ``folder``."""
     ways: dict[str, list[Any]] = {
         name: ["--view", url] if name == "view" else ["--redis", redis, "--namespace", NAMESPACE]
         for name in PUBLISHERS
     }
-    processes: list[subprocess.Popen[str]] = []
-    try:
+    with ExitStack() as stack:
+        publishers = []
         for name, way in ways.items():
             command = [sys.executable, "-m", "stargate_tests.losses.publisher", "--name", name]
             command += ["--seed", str(dials.seed), "--rate", str(dials.rate), *way]
-            processes.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
-                )
-            )
-        yield processes
-    finally:
-        for each in processes:
-            each.kill()
-            each.wait()
-            for pipe in (each.stdin, each.stdout):
-                if pipe is not None:
-                    pipe.close()
+            publishers.append(stack.enter_context(Publisher(command, folder / name)))
+        yield publishers
+
+
+class Publisher:
+    """A process that sends until it is told to end; ``with`` ends it in any case."""
+
+    def __init__(self, command: list[str], told: Path) -> None:
+        self._told = told
+        with told.open("wb") as out:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out)
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def told(self) -> Any:
+        """What it has printed, once it has ended."""
+        assert self.process.poll() == 0, f"{self.process.args} ended with {self.process.poll()}"
+        return json.loads(self._told.read_text())
+
+    def finish(self) -> None:
+        """Come to an end with what is under way."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.finish()
 
 
 def line(dials: Dials, outcome: Outcome) -> str:

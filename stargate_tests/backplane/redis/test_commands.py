@@ -237,8 +237,8 @@ def test_a_replica_is_no_place_to_write(own_redis, commands):
         found = commands(replica.url, 10.0)
         with failing(NOT_SENT, "read only replica", 10.0):
             count(found)
-        assert found._pool._free.get_nowait() is None, "it is asked for a primary anew"
-        found._pool._free.put(None)
+        assert found._pool(())._free.get_nowait() is None, "it is asked for a primary anew"
+        found._pool(())._free.put(None)
 
 
 def test_a_reply_that_is_cut(own_redis, relay, commands):

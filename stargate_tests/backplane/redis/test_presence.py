@@ -280,8 +280,8 @@ def test_an_answer_that_was_lost_comes_again_with_the_same_events(redis_server, 
 def test_ten_thousand_joins_are_told_in_few_round_trips(redis_server, workers):
     one = workers(redis_server, Times(lease=120.0, beat=60.0))
     calls = []
-    pool_of = one.commands._pool_of
-    one.commands._pool_of = lambda key: calls.append(key) or pool_of(key)
+    at = one.commands._at
+    one.commands._at = lambda *args: calls.append(args) or at(*args)
     one.enter("/a", *range(10_000))
     one.told()
     assert len(calls) < 40, "calls for names at one address"

@@ -79,8 +79,16 @@ class Presence:
 
     # From the engine's thread.
 
+    def begin(self) -> None:
+        """Start the thread, before anybody comes: starting one gives way to others."""
+        if self._process != os.getpid():
+            self._begin()
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="stargate presence", daemon=True)
+            self._thread.start()
+
     def change(self, topic: str, who: Who, by: int) -> None:
-        """``by`` WebSockets of ``who`` more at ``topic``; never waits."""
+        """``by`` WebSockets of ``who`` more at ``topic``; never waits once it has begun."""
         if self._process != os.getpid():
             self._begin()
         if not self._closed:
@@ -116,9 +124,7 @@ class Presence:
         self._inbox.append(item)
         if not self._news.is_set():
             self._news.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stargate presence", daemon=True)
-            self._thread.start()
+        self.begin()
 
     # The thread: all that follows happens in it.
 
@@ -147,13 +153,13 @@ class Presence:
         finally:
             self._report_all()
         self._answer(None)
-        if self._complained:
-            self._complained = False
-            log.warning("%s: it is told again who is here", self._commands.address)
         self._sweep(self._lease.take_gone())
         if monotonic() >= self._verify_at:
             self._verify_at = monotonic() + self._times.beat
             self._verify()
+        if self._complained:
+            self._complained = False
+            log.warning("%s: it is told again who is here", self._commands.address)
 
     def _rest(self) -> None:
         """Wait until there is something to do."""
@@ -340,7 +346,7 @@ class Presence:
         for place, reply in zip(places, replies, strict=True):
             if reply == 1:
                 gone.append(self._places.pop(place.topic).topic)
-            else:
+            elif reply == 0:
                 self._doubt([place], [None])
         if gone:
             self._lease.in_its_set(UNLIST, gone)

@@ -376,6 +376,47 @@ def is_told(worker):
     return True
 
 
+def test_an_address_that_can_not_be_forgotten_now_is_forgotten_later(redis_server, workers):
+    one = workers(redis_server, CALM._replace(verify=0.2))
+    refused = []
+
+    def forget(worker, places):
+        refused.extend(places)
+        one.presence._ledger.forget = before
+        return [BackplaneError("not sent", "out of reach")]
+
+    before, one.presence._ledger.forget = one.presence._ledger.forget, forget
+    one.enter("/a", "ann")
+    one.told()
+    one.leave("/a", "ann")
+    one.told()
+    wait_until(lambda: not redis_server.client().exists(one.place("/a")), DEADLINE)
+    assert [topic for topic, _serial in refused] == ["/a"]
+    assert one.signs() == ["+ann", "-ann"]
+
+
+def test_all_of_it_works_on_a_cluster_whose_slots_move(redis_cluster, workers):
+    topics = [f"/{number}" for number in range(30)]
+    one, other = workers(redis_cluster), workers(redis_cluster)
+    for topic in topics:
+        one.enter(topic, "ann", None)
+        other.enter(topic, "bob")
+    one.told()
+    other.told()
+    for key in (one.keys.workers, one.place("/3")):
+        source = redis_cluster.node_of(key)
+        target = next(each for each in redis_cluster.nodes if each is not source)
+        redis_cluster.move_slot(redis_cluster.slot(key), source, target)
+    one.leave("/3", "ann")
+    wait_until(lambda: one.signs()[-1] == "-ann", DEADLINE)
+    assert other.here("/3") == {"bob": 1}
+    one.close()
+    wait_until(lambda: other.signs().count("-ann") == len(topics) - 1, DEADLINE)
+    for topic in topics:
+        assert other.here(topic) == {"bob": 1}
+        assert other.reader.listener_count(topic) == 1
+
+
 def test_an_address_that_the_server_refuses_does_not_hold_up_others(redis_server, workers):
     one = workers(redis_server)
     one.enter("/b", "bob")
@@ -607,3 +648,47 @@ def ended(process):
     finally:
         process.kill()
         process.communicate(timeout=DEADLINE)
+
+
+#: In a process as pserve and gunicorn make it, where every thread is a greenlet.
+FIRST_LISTENER = """
+import sys
+
+from stargate.engine.patching import patch
+
+patch()
+
+import eventlet
+
+from stargate.backplane.redis.backplane import RedisBackplane
+from stargate.history import Keep
+from stargate.settings import read_application
+from stargate.stats import Counters
+
+
+class Receiver:
+    def ask(self, function, *args):
+        return function(*args)
+
+    tell = ask
+
+    def listener_count(self, topic):
+        return 1
+
+
+settings = {"stargate.backplane": sys.argv[1], "stargate.namespace": "first"}
+backplane = RedisBackplane(read_application(settings), Receiver(), Counters())
+backplane.subscribe("/a", Keep(10))
+turns = []
+eventlet.spawn(turns.append, "another's turn")
+backplane.enter("/a", "ann")
+print(turns)
+backplane.close()
+"""
+
+
+def test_between_the_first_subscription_and_the_attachment_nobody_else_has_a_turn(redis_server):
+    """Else what comes then reaches the newcomer before what it has missed."""
+    command = [sys.executable, "-W", "ignore", "-c", FIRST_LISTENER, redis_server.url]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    assert (found.stdout, found.returncode) == ("[]\n", 0), found.stderr

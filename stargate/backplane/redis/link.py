@@ -155,6 +155,8 @@ class Link:
 
     def _write(self, commands: list[tuple[Any, ...]]) -> None:
         connection = self._connection
+        if connection._sock is None:
+            return  # It has been hung up on, and the reader is about to see that.
         try:
             connection.write(connection.pack_commands(commands), Deadline(self._timeout))
         except (RedisError, OSError):

@@ -163,7 +163,6 @@ NOT_MIRRORED = {
     "stargate.engine.quiet",  # In engine/test_patching.py.
     "stargate.engine.accept",  # In functional/, on real sockets, as is
     "stargate.engine.wsgi",
-    "stargate.scripts",
     "stargate.fixtures",  # In test_testing.py.
     "stargate.state",
 }

@@ -66,7 +66,7 @@ def post(live, path, data, **headers):
 @pytest.fixture
 def lamp_files():
     """The two files of the README."""
-    [(_, ini)] = blocks(ROOT / "README.rst", "ini")
+    [(_, ini), *_settings] = blocks(ROOT / "README.rst", "ini")
     lamp, *_others = [code for _, code in blocks(ROOT / "README.rst", "python")]
     return {"development.ini": ini, "lamp/__init__.py": lamp}
 

@@ -79,8 +79,16 @@ class Presence:
 
     # From the engine's thread.
 
+    def begin(self) -> None:
+        """Start the thread, before anybody comes: starting one gives way to others."""
+        if self._process != os.getpid():
+            self._begin()
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="stargate presence", daemon=True)
+            self._thread.start()
+
     def change(self, topic: str, who: Who, by: int) -> None:
-        """``by`` WebSockets of ``who`` more at ``topic``; never waits."""
+        """``by`` WebSockets of ``who`` more at ``topic``; never waits once it has begun."""
         if self._process != os.getpid():
             self._begin()
         if not self._closed:
@@ -116,9 +124,7 @@ class Presence:
         self._inbox.append(item)
         if not self._news.is_set():
             self._news.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stargate presence", daemon=True)
-            self._thread.start()
+        self.begin()
 
     # The thread: all that follows happens in it.
 

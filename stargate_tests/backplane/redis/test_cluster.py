@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from stargate.backplane.contract.process import Writer, state, texts
+from stargate.backplane.redis import links
 from stargate.backplane.redis.cluster import slot_map
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher
@@ -119,7 +120,10 @@ def test_a_slot_moves_and_no_message_that_is_kept_is_lost_or_comes_twice(
     assert other.backplane._counters.resubscribed >= 1
 
 
-def test_a_slot_moves_and_those_without_history_are_told(redis_cluster, start, topics, moving):
+def test_a_slot_moves_and_those_without_history_are_told(
+    redis_cluster, start, topics, moving, monkeypatch
+):
+    monkeypatch.setattr(links, "LOOK", 1000)  # The node says so.
     sender, other = start(), start()
     listeners = [other.join(topic) for topic in topics]
     redis_cluster.move_slot(*moving)
@@ -213,13 +217,15 @@ def test_several_are_done_though_one_node_is_out_of_reach(redis_cluster, publish
     assert None not in (first, third)
 
 
-def test_a_listener_joins_though_the_map_was_wrong(redis_cluster, start, topics):
+def test_a_listener_joins_though_the_map_was_wrong(redis_cluster, start, topics, monkeypatch):
     process = start()
     commands = process.backplane.commands
     channel = process.backplane.publisher.keys(topics[0]).channel
     commands.where(channel)
     commands.learn(redis_cluster.slot(channel), elsewhere(redis_cluster, channel))
     commands._stale = False
+    # As where the others have not heard of it yet.
+    monkeypatch.setattr(commands, "_refresh", lambda *_: None)
     listener = process.join(topics[0])
     process.send(topics[0], "hello")
     wait_until(lambda: listener.messages == ["hello"])

@@ -82,9 +82,10 @@ def test_with_one_server_nobody_watches_where_it_is(redis_server, namespace):
         assert links._thread is None
 
 
-def test_what_was_unwanted_and_is_wanted_again_stands_again(alone, namespace):
+def test_what_was_unwanted_and_is_wanted_again_stands_again(alone, namespace, monkeypatch):
     links, told, commands = alone
-    name = namespace.encode()
+    name, revoked = namespace.encode(), []
+    monkeypatch.setattr(links, "_revoked", lambda *args: revoked.append(args))
     for number in range(20):
         stand(links, name)
         commands.command(namespace, "SPUBLISH", name, str(number))
@@ -94,7 +95,7 @@ def test_what_was_unwanted_and_is_wanted_again_stands_again(alone, namespace):
         assert again.wait(30)
         links.unwant([name])
         told.messages.clear()
-    assert (told.lost, told.back) == ([], [])
+    assert (told.lost, told.back, revoked) == ([], [], [])
 
 
 # A slot that nobody has for a while.

@@ -648,3 +648,47 @@ def ended(process):
     finally:
         process.kill()
         process.communicate(timeout=DEADLINE)
+
+
+#: In a process as pserve and gunicorn make it, where every thread is a greenlet.
+FIRST_LISTENER = """
+import sys
+
+from stargate.engine.patching import patch
+
+patch()
+
+import eventlet
+
+from stargate.backplane.redis.backplane import RedisBackplane
+from stargate.history import Keep
+from stargate.settings import read_application
+from stargate.stats import Counters
+
+
+class Receiver:
+    def ask(self, function, *args):
+        return function(*args)
+
+    tell = ask
+
+    def listener_count(self, topic):
+        return 1
+
+
+settings = {"stargate.backplane": sys.argv[1], "stargate.namespace": "first"}
+backplane = RedisBackplane(read_application(settings), Receiver(), Counters())
+backplane.subscribe("/a", Keep(10))
+turns = []
+eventlet.spawn(turns.append, "another's turn")
+backplane.enter("/a", "ann")
+print(turns)
+backplane.close()
+"""
+
+
+def test_between_the_first_subscription_and_the_attachment_nobody_else_has_a_turn(redis_server):
+    """Else what comes then reaches the newcomer before what it has missed."""
+    command = [sys.executable, "-W", "ignore", "-c", FIRST_LISTENER, redis_server.url]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    assert (found.stdout, found.returncode) == ("[]\n", 0), found.stderr

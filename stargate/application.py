@@ -173,9 +173,6 @@ class Gate:
             if not self._topics.listeners(address):
                 self._backplane.unsubscribe(address)
             raise websocket._closed_error()
-        if since is not None and websocket in self._topics.listeners(address):
-            # Somebody else has added it meanwhile, and it may have got what is newer already.
-            return self._join(websocket, address, policy, keep, since, who)
         self._topics.join(websocket, address, policy, who)
         websocket._attached(address)
         if since is None:
@@ -196,7 +193,7 @@ class Gate:
         """
         if limit < 1:
             raise ValueError(f"limit = {limit!r}: it must be at least 1")
-        found: History = self._backplane.history(self.address(target), since, limit)
+        found: History = self._call("history", self.address(target), since, limit)
         return found
 
     def presence(self, target: object) -> dict[str | int, int]:
@@ -204,7 +201,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: dict[str | int, int] = self._backplane.presence(self.address(target))
+        found: dict[str | int, int] = self._call("presence", self.address(target))
         return found
 
     def listener_count(self, target: object) -> int:
@@ -212,7 +209,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: int = self._backplane.listener_count(self.address(target))
+        found: int = self._call("listener_count", self.address(target))
         return found
 
     def address(self, target: object) -> Hashable:
@@ -285,8 +282,14 @@ class Gate:
             checked_key(key)
         if len(message.payload) > self.limits.max_send_size:
             raise MessageTooBig(address, len(message.payload), self.limits.max_send_size)
-        id: str | None = self._backplane.publish(address, message, excluded, keep_of(target), key)
+        id: str | None = self._call("publish", address, message, excluded, keep_of(target), key)
         return id
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """What the backplane answers, called where it may wait."""
+        backplane = self._backplane
+        function = getattr(backplane, method)
+        return self._delivery.wait(function, *args) if backplane.networked else function(*args)
 
     def _notify(self, event: str, facts: tuple[Any, ...]) -> None:
         """Tell subscribers, soon and in a greenlet: they may wait."""

@@ -84,6 +84,17 @@ class Delivery:
             return function(*args)
         return engine.ask_from_thread(function, *args)
 
+    def wait(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call ``function``, which waits for a network, and return what it does.
+
+        Under a patched standard library its sockets and locks are those of the engine's thread,
+        and no other may use them.
+        """
+        engine = self.engine
+        if engine is None or not engine.patched or engine.in_own_thread():
+            return function(*args)
+        return engine.ask_from_thread(function, *args)
+
     def tell(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Call ``function`` in the engine's own thread, soon; a caller in it: now."""
         engine = self.engine

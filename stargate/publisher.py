@@ -44,7 +44,9 @@ def connect(
     max_send_size: int | None = None,
     replicas: int | None = None,
 ) -> Publisher:
-    """A :class:`Publisher` to the applications of one namespace; ``close()`` it, or use ``with``.
+    """A :class:`~stargate.publisher.Publisher` to the applications of one namespace.
+
+    It must be closed at the end, by ``close()`` or ``with``.
 
     ``target`` is the URL of a Redis, as in ``stargate.backplane``, and ``namespace`` the name of
     the application there; or ``target`` is the path of the application's ini file,

@@ -105,11 +105,12 @@ def kept(**attributes):
 
 
 def test_nothing_is_kept_of_a_resource_that_says_nothing():
-    assert keep_of(Node()) is keep_of(object()) is NOT_KEPT
+    assert keep_of(Node()) is NOT_KEPT
 
 
-def test_of_an_address_alone_it_is_not_known():
+def test_of_an_address_alone_it_is_not_known_nor_of_an_object_that_has_no_word_for_it():
     assert keep_of("/jobs/1") is None
+    assert keep_of(object()) is None
 
 
 def test_a_resource_says_how_many_and_how_long():

@@ -750,22 +750,6 @@ def test_where_the_backplane_is_out_of_reach_it_is_no_listener():
     assert list(found.listeners("/a")) == [fake]
 
 
-def test_one_that_is_added_twice_at_a_time_gets_each_message_once_in_each_attachment(application):
-    registry = application()
-    node, ids = kept("1", "2")
-    found, fake = gate(registry), FakeWebSocket()
-
-    def meanwhile():
-        found.add_listener(node, fake)
-        node.send("3")
-
-    Waits(found, meanwhile)
-    assert found.add_listener(node, fake, since=ids[0]) is True
-    node.send("4")
-    assert fake.sent == ["3", "2", "3", "4"]
-    assert found.listener_count("/a") == 1
-
-
 # Who is here.
 
 

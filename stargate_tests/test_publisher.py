@@ -502,7 +502,8 @@ def test_nothing_is_connected_before_the_first_call_or_after_the_end(own_redis, 
 
 def test_a_connection_that_is_in_use_at_the_end_is_closed_when_it_is_not(redis_server, namespace):
     publisher = stargate.connect(redis_server.url, namespace)
-    pool = publisher._namespace.commands._pool
+    publisher.send("/jobs/1", "on")
+    [pool] = publisher._namespace.commands._pools.values()
     connection = pool.take(Deadline(30))
     publisher.close()
     assert connection._sock is not None

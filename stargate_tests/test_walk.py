@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stargate import walk
-from stargate.message import Message
+from stargate.message import ENVELOPE, Message
 from stargate.pubsub import Topics
 from stargate.stats import Counters
 from stargate.walk import Walks, write
@@ -557,3 +557,15 @@ def test_every_attachment_gets_exactly_its_messages_once_and_in_order(
             getattr(model, name)(*args)
             model.check()
         model.check_all()
+
+
+@pytest.mark.parametrize("form", [None, 12, ENVELOPE, ENVELOPE + 12])
+def test_all_listeners_of_one_form_are_written_the_same_bytes_object(form):
+    world = World()
+    listeners = [DummyListener(form) for _ in range(3)]
+    for listener in (*listeners, DummyListener(ENVELOPE + 9)):
+        world.topics.join(listener, "/a")
+    world.send("x" * 100)
+    world.turns()
+    (first,), (second,), (third,) = (listener.buffers for listener in listeners)
+    assert first is second is third

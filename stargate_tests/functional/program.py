@@ -13,7 +13,7 @@ DEADLINE = 60
 
 INI = """\
 [app:main]
-use = call:stargate_tests.functional.program_app:main
+use = call:stargate_tests.functional.{module}:main
 {app}
 
 [server:main]
@@ -89,10 +89,17 @@ class Program:
             self.process.kill()
 
 
-def pserve(tmp_path, *arguments, name="eventlet", server="listen = 127.0.0.1:0", app=""):
+def pserve(
+    tmp_path,
+    *arguments,
+    name="eventlet",
+    server="listen = 127.0.0.1:0",
+    app="",
+    module="program_app",
+):
     """``pserve`` on a free port; its ``url`` is known once it listens."""
     ini = tmp_path / "test.ini"
-    ini.write_text(INI.format(name=name, server=server, app=app))
+    ini.write_text(INI.format(name=name, server=server, app=app, module=module))
     command = [sys.executable, "-m", "pyramid.scripts.pserve", str(ini), *arguments]
     program = Program(command)
     try:

@@ -6,13 +6,11 @@ import threading
 from urllib.parse import quote
 
 import pytest
-from pyramid.config import Configurator
-from pyramid.exceptions import ConfigurationError
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Opcode
 from websockets.sync.client import connect
 
-from stargate import WebSocketView
+from stargate import BackplaneError, WebSocketView
 from stargate_tests import raw
 from stargate_tests.functional.test_send import joined
 from stargate_tests.functional.tree import Node, make_app
@@ -56,6 +54,21 @@ class Elsewhere(WebSocketView):
         self.context.add_listener(websocket)
 
 
+class Patient(WebSocketView):
+    """Tries again, whenever its peer says so, where it could not be reached."""
+
+    def handler(self, websocket):
+        while True:
+            try:
+                self.context.add_listener(websocket)
+                break
+            except BackplaneError:
+                websocket.send("not yet")
+                websocket.wait()
+        for _message in websocket:
+            pass
+
+
 class Explicit(WebSocketView):
     """A plain view that is told by its peer what that has seen."""
 
@@ -76,7 +89,13 @@ class Oldest(WebSocketView):
         self.context.add_listener(websocket, when_slow="drop_oldest")
 
 
-IDS = {"": OnOpen, "handler-ids": Handler, "twice": Twice, "elsewhere": Elsewhere}
+IDS = {
+    "": OnOpen,
+    "handler-ids": Handler,
+    "twice": Twice,
+    "elsewhere": Elsewhere,
+    "patient": Patient,
+}
 DROPPING = {"price": Price, "oldest": Oldest}
 
 
@@ -284,6 +303,54 @@ def test_who_is_far_behind_gets_all_of_it_at_its_own_pace(live_server):
         assert not websocket.closed
 
 
+def test_who_reads_slowly_catches_up_while_others_send(live_server):
+    server = live_server(remembering(**{"stargate.outbox_size": "200000"}))
+    a = server.application.root["a"]
+    seen, *missed = [a.send(f"{number:05}".ljust(1000)) for number in range(2001)]
+    sent = len(missed)
+    with raw.connect(server.url, f"/a/@@ids?since={seen}", OFFER, rcvbuf=4096) as sock:
+        joined(server, "/a", 1)
+        found = []
+        while len(found) < 2001:  # One is sent for each twenty that are read.
+            found += [json.loads(raw.read_frame(sock)[1]) for _ in range(20)]
+            a.send(f"{sent + 1:05}".ljust(1000))
+            sent += 1
+        found += [json.loads(raw.read_frame(sock)[1]) for _ in range(sent + 1 - len(found))]
+        assert [each.pop("recovered", None) for each in found].index(True) == 2000
+        assert [int(each["data"]) for each in found if "data" in each] == list(range(1, sent + 1))
+
+
+def test_who_could_not_be_reached_at_first_is_sent_what_it_missed(server, monkeypatch):
+    a = server.application.root["a"]
+    seen, missed = a.send("seen"), a.send("missed")
+
+    def subscribe(*_args):
+        raise BackplaneError("not sent", "nobody is there")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.gate._backplane, "subscribe", subscribe)
+        with join(server, "patient", f"?since={seen}") as peer:
+            for _ in range(2):
+                assert hear(peer) == [{"data": "not yet"}]
+                peer.send("again")
+            assert hear(peer) == [{"data": "not yet"}]
+            broken.undo()
+            peer.send("again")
+            assert hear(peer, 2) == [
+                {"id": missed, "data": "missed"},
+                {"recovered": True, "id": missed},
+            ]
+
+
+def test_a_page_that_is_rendered_with_the_position_misses_nothing_after_it(server):
+    a = server.application.root["a"]
+    a.send("shown")
+    position = a.history(limit=1).position
+    a.send("in between")
+    with join(server, query=f"?since={position}") as peer:
+        assert [each.get("data") for each in hear(peer, 2)] == ["in between", None]
+
+
 @pytest.mark.parametrize("view", DROPPING)
 def test_who_is_too_slow_is_told_how_many_it_missed(live_server, view):
     server = live_server(make_app(configure, **{"stargate.outbox_size": "100000"}))
@@ -312,11 +379,3 @@ def test_a_handshake_without_the_subprotocol_is_refused_and_says_which(server):
         connect(server.websocket_url("/a/@@ids"), subprotocols=["other"])
     assert refused.value.response.status_code == 400
     assert NAME.encode() in refused.value.response.body
-
-
-def test_ids_go_with_no_other_subprotocol():
-    with pytest.raises(ConfigurationError, match="stargate.v1, and no other"):
-        with Configurator() as config:
-            config.include("stargate")
-            config.add_websocket_view(OnOpen, ids=True, subprotocols=("other",))
-            config.make_wsgi_app()

@@ -7,14 +7,13 @@ address is looked at in the engine's own thread alone.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Iterable, Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
+from stargate.backplane.redis import upkeep
 from stargate.backplane.redis.commands import NOT_SENT, Deadline
 from stargate.backplane.redis.feed import Lack
 from stargate.backplane.redis.kinds import commands_to
@@ -22,6 +21,7 @@ from stargate.backplane.redis.links import Links
 from stargate.backplane.redis.presence import Presence
 from stargate.backplane.redis.publisher import Page, Publisher, as_history
 from stargate.backplane.redis.subscription import Subscription, offset_of
+from stargate.backplane.redis.upkeep import Upkeep
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
 from stargate.history import LAST, History, Keep, MessageId
@@ -42,9 +42,6 @@ LINGER = 5.0
 #: Seconds between two looks at whether an address that is kept stands where it is thought to.
 LOOK = 25.0
 
-#: Seconds between two looks at what there is to do.
-TICK = 1.0
-
 #: How often a join reads what came meanwhile before it gives up.
 TRIES = 20
 
@@ -52,6 +49,8 @@ TRIES = 20
 @implementer(IBackplane)
 class RedisBackplane:
     """Carries messages between the processes of one namespace, and keeps those that are kept."""
+
+    networked = True
 
     def __init__(self, settings: Mapping[str, Any], receiver: Any, counters: Counters) -> None:
         self._receiver, self._counters = receiver, counters
@@ -77,10 +76,7 @@ class RedisBackplane:
             on_lost=self._on_lost,
             on_back=self._on_back,
         )
-        self._upkeep: threading.Thread | None = None
-        self._lacking: queue.SimpleQueue[Subscription | None] = queue.SimpleQueue()
-        self._closed = False
-        self._ended = threading.Event()
+        self._upkeep = Upkeep(self._catch_up_later, self._look_around)
 
     # Publishing.
 
@@ -124,7 +120,7 @@ class RedisBackplane:
             if not self._receiver.listener_count(topic):
                 subscription.idle = monotonic()
             elif not subscription.feed.flows:
-                self._lack(subscription)
+                self._upkeep.add(subscription)
 
     def unsubscribe(self, topic: str) -> None:
         """The last listener has gone: let go of ``topic`` in a while, if none comes."""
@@ -138,7 +134,7 @@ class RedisBackplane:
             channel = self.publisher.keys(topic).channel
             found = self._topics[topic] = Subscription(topic, channel.encode())
             self._channels[found.channel] = found
-            self._keep_up()
+            self._upkeep.begin()
         return found
 
     def _stand(self, subscription: Subscription) -> None:
@@ -257,7 +253,7 @@ class RedisBackplane:
         self._give_out(subscription, feed.take(packet))
         if flowed and not feed.flows:
             self._counters.gaps += 1
-            self._lack(subscription)
+            self._upkeep.add(subscription)
 
     def _give_out(self, subscription: Subscription, packets: Iterable[Packet]) -> None:
         for packet in packets:
@@ -284,17 +280,12 @@ class RedisBackplane:
             return
         self._counters.resubscribed += 1
         if subscription.feed.position is not None:
-            self._lack(subscription)
+            self._upkeep.add(subscription)
         elif self._receiver.listener_count(subscription.topic):
             log.warning("messages for %s may have been missed: none are kept", subscription.topic)
             self._receiver.interrupted(subscription.topic, False, None)
 
     # What is lacking.
-
-    def _lack(self, subscription: Subscription) -> None:
-        if not subscription.lacking:
-            subscription.lacking = True
-            self._lacking.put(subscription)
 
     def _catch_up(self, subscription: Subscription) -> None:
         """Read what the address has beyond what was given out here, and give that out."""
@@ -321,46 +312,15 @@ class RedisBackplane:
                 self._receiver.interrupted(subscription.topic, False, position)
             self._give_out(subscription, packets)
         if not subscription.feed.flows:
-            self._lack(subscription)
+            self._upkeep.add(subscription)
 
-    def _keep_up(self) -> None:
-        if self._upkeep is None and not self._closed:
-            self._upkeep = threading.Thread(
-                target=self._run, name="stargate backplane", daemon=True
-            )
-            self._upkeep.start()
-
-    def _run(self) -> None:
-        look = monotonic() + TICK
-        while not self._closed:
-            try:
-                self._do_next(max(0.0, look - monotonic()))
-                if monotonic() >= look:
-                    look = monotonic() + TICK
-                    self._receiver.ask(self._let_go)
-                    self._look()
-            except BackplaneError as error:
-                log.info("to be tried again: %s", error)
-            except Exception:
-                if not self._closed:
-                    log.exception("the upkeep of the backplane failed")
-
-    def _do_next(self, timeout: float) -> None:
-        try:
-            subscription = self._lacking.get(timeout=timeout)
-        except queue.Empty:
-            return
-        if subscription is None:
-            return
-        subscription.lacking = False
-        if subscription.feed.flows or self._topics.get(subscription.topic) is not subscription:
-            return
-        try:
+    def _catch_up_later(self, subscription: Subscription) -> None:
+        if not subscription.feed.flows and self._topics.get(subscription.topic) is subscription:
             self._catch_up(subscription)
-        except BackplaneError:
-            self._lack(subscription)
-            self._ended.wait(TICK)
-            raise
+
+    def _look_around(self) -> None:
+        self._receiver.ask(self._let_go)
+        self._look()
 
     def _let_go(self) -> None:
         """Unsubscribe from what nobody has listened to for a while."""
@@ -403,10 +363,10 @@ class RedisBackplane:
             subscription.behind = None  # It was there a second ago, and has not come since.
             self._counters.gaps += 1
             feed.hold()
-            self._lack(subscription)
+            self._upkeep.add(subscription)
         else:
             subscription.behind = here
-            subscription.looked = monotonic() - LOOK + TICK
+            subscription.looked = monotonic() - LOOK + upkeep.TICK
 
     # All else.
 
@@ -446,8 +406,6 @@ class RedisBackplane:
         """Let go of every connection."""
         if self._presence is not None:
             self._presence.close(self.commands.timeout)
-        self._closed = True
-        self._ended.set()
-        self._lacking.put(None)
+        self._upkeep.close()
         self._links.close()
         self.commands.close()

@@ -153,13 +153,13 @@ class Presence:
         finally:
             self._report_all()
         self._answer(None)
-        if self._complained:
-            self._complained = False
-            log.warning("%s: it is told again who is here", self._commands.address)
         self._sweep(self._lease.take_gone())
         if monotonic() >= self._verify_at:
             self._verify_at = monotonic() + self._times.beat
             self._verify()
+        if self._complained:
+            self._complained = False
+            log.warning("%s: it is told again who is here", self._commands.address)
 
     def _rest(self) -> None:
         """Wait until there is something to do."""
@@ -346,7 +346,7 @@ class Presence:
         for place, reply in zip(places, replies, strict=True):
             if reply == 1:
                 gone.append(self._places.pop(place.topic).topic)
-            else:
+            elif reply == 0:
                 self._doubt([place], [None])
         if gone:
             self._lease.in_its_set(UNLIST, gone)

@@ -113,24 +113,20 @@ class Publisher:
         They have no gap; ``holds`` is false, and there are none, where they can't be had without.
         """
         packets: list[Packet] = []
-        size = 0
-        at = since
+        size, at = 0, since
         while True:
             wanted = PAGE if count is None else min(PAGE, count - len(packets))
             page = self.read(topic, at, wanted)
             size += sum(len(each.payload) for each in page.packets)
-            if not page.holds or size > limit:
-                return Page(page.position, False, [])
             packets += page.packets
-            done = count is not None and len(packets) >= count
-            if done or not page.packets:
-                return Page(page.position, True, packets)
-            found = MessageId.parse(page.packets[-1].id)
-            if found is None or found.offset <= at.offset:
+            end = _end_of(at, page)
+            if end is None or size > limit:
                 return Page(page.position, False, [])
-            at = found
-            if page.position is not None and at.offset == page.position.offset:
+            if end == page.position or (count is not None and len(packets) >= count):
                 return Page(page.position, True, packets)
+            if end == at:
+                return Page(page.position, False, [])
+            at = end
 
     def history(
         self, topic: str, since: str | None = None, limit: int = 100, size: int = MAX_SIZE
@@ -171,3 +167,14 @@ def as_history(page: Page) -> History:
 def _position(reply: Sequence[bytes]) -> MessageId:
     epoch, top, tag = reply
     return MessageId(epoch.decode(), int(top), tag.decode() or NO_TAG)
+
+
+def _end_of(begin: MessageId, page: Page) -> MessageId | None:
+    """The last message of ``page``, read behind ``begin``; ``None`` where any is missing."""
+    at = begin
+    for each in page.packets:
+        id = MessageId.parse(each.id)
+        if id is None or id.offset != at.offset + 1:
+            return None
+        at = id
+    return at if page.holds else None

@@ -2,6 +2,7 @@
 
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
+from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.lease import Times
 from stargate.backplane.redis.presence import Presence
 from stargate.backplane.redis.presence_scripts import worker_keys
@@ -19,7 +20,7 @@ class Worker:
     """The presence of one process, and what it has reported."""
 
     def __init__(self, url, namespace, times=CALM, timeout=DEADLINE, commands=None):
-        self.commands = commands if commands is not None else Commands(parse(url), timeout)
+        self.commands = commands if commands is not None else commands_to(url, timeout)
         self.events = []
         self.presence = Presence(self.commands, namespace, self.events.append, times)
         self.keys = worker_keys(namespace)

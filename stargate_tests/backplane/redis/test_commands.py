@@ -121,9 +121,9 @@ def test_a_server_that_stands_still(own_redis, commands):
     found = commands(server.url)
     assert count(found) == 1
     server.pause()
-    with failing(UNKNOWN, "no answer within 0.5 s"):
+    with failing(UNKNOWN, "no answer|timed out|not within"):
         count(found)
-    with failing(UNKNOWN, "no answer within 0.5 s"):
+    with failing(UNKNOWN, "no answer|timed out|not within"):
         count(found)  # Over a new connection: the kernel accepts it.
     server.resume()
     wait_until(lambda: count_is(server, 3))  # Each once.
@@ -237,8 +237,7 @@ def test_a_replica_is_no_place_to_write(own_redis, commands):
         found = commands(replica.url, 10.0)
         with failing(NOT_SENT, "read only replica", 10.0):
             count(found)
-        assert found._pool._free.get_nowait() is None, "it is asked for a primary anew"
-        found._pool._free.put(None)
+        wait_until(lambda: "addr=127.0.0.1" not in replica.ask("CLIENT", "LIST", "TYPE", "normal"))
 
 
 def test_a_reply_that_is_cut(own_redis, relay, commands):

@@ -1,3 +1,6 @@
+import pytest
+import redis
+
 from stargate.backplane.redis.lease import Lease, Times
 from stargate.backplane.redis.presence_scripts import LIST, UNLIST
 from stargate_tests.backplane.redis.presences import CALM, Worker
@@ -86,6 +89,25 @@ def test_nothing_is_settled_before_all_that_were_there_have_written_everything(
     assert one.settled
 
 
+def test_a_lease_that_is_not_as_it_was_renewed_last_means_a_loss(redis_server, workers):
+    worker = workers(redis_server)
+    one = lease(worker)
+    one.look(False)
+    client = redis_server.client()
+    for change in (
+        lambda: client.zrem(worker.keys.workers, one.worker),
+        lambda: client.zincrby(worker.keys.workers, -1, one.worker),
+    ):
+        one.look(False)
+        before = one.epoch
+        change()
+        one.look(False)
+        assert one.epoch != before
+    before = one.epoch
+    one.look(False)
+    assert one.epoch == before
+
+
 def test_who_never_comes_back_is_not_waited_for_longer_than_a_lease(redis_server, workers):
     worker = workers(redis_server)
     one, other = lease(worker), lease(worker)
@@ -114,9 +136,12 @@ def test_what_comes_late_takes_no_address_out_of_the_set(redis_server, workers):
 
 
 def test_a_redis_without_memory_renews_leases(own_redis, namespace):
-    server = own_redis(maxmemory="1mb", maxmemory_policy="noeviction")
+    server = own_redis()
+    server.client().config_set("maxmemory", 1)
     worker = Worker(server.url, namespace)
     one = lease(worker)
+    with pytest.raises(redis.ResponseError, match="used memory"):
+        server.client().set("anything", "at all")
     assert one.look(False)
     assert one.look(False)
-    worker.close()
+    worker.commands.close()

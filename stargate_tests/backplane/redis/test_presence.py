@@ -280,8 +280,8 @@ def test_an_answer_that_was_lost_comes_again_with_the_same_events(redis_server, 
 def test_ten_thousand_joins_are_told_in_few_round_trips(redis_server, workers):
     one = workers(redis_server, Times(lease=120.0, beat=60.0))
     calls = []
-    pool_of = one.commands._pool_of
-    one.commands._pool_of = lambda key: calls.append(key) or pool_of(key)
+    at = one.commands._at
+    one.commands._at = lambda *args: calls.append(args) or at(*args)
     one.enter("/a", *range(10_000))
     one.told()
     assert len(calls) < 40, "calls for names at one address"
@@ -374,6 +374,47 @@ def is_told(worker):
     except BackplaneError:
         return False
     return True
+
+
+def test_an_address_that_can_not_be_forgotten_now_is_forgotten_later(redis_server, workers):
+    one = workers(redis_server, CALM._replace(verify=0.2))
+    refused = []
+
+    def forget(worker, places):
+        refused.extend(places)
+        one.presence._ledger.forget = before
+        return [BackplaneError("not sent", "out of reach")]
+
+    before, one.presence._ledger.forget = one.presence._ledger.forget, forget
+    one.enter("/a", "ann")
+    one.told()
+    one.leave("/a", "ann")
+    one.told()
+    wait_until(lambda: not redis_server.client().exists(one.place("/a")), DEADLINE)
+    assert [topic for topic, _serial in refused] == ["/a"]
+    assert one.signs() == ["+ann", "-ann"]
+
+
+def test_all_of_it_works_on_a_cluster_whose_slots_move(redis_cluster, workers):
+    topics = [f"/{number}" for number in range(30)]
+    one, other = workers(redis_cluster), workers(redis_cluster)
+    for topic in topics:
+        one.enter(topic, "ann", None)
+        other.enter(topic, "bob")
+    one.told()
+    other.told()
+    for key in (one.keys.workers, one.place("/3")):
+        source = redis_cluster.node_of(key)
+        target = next(each for each in redis_cluster.nodes if each is not source)
+        redis_cluster.move_slot(redis_cluster.slot(key), source, target)
+    one.leave("/3", "ann")
+    wait_until(lambda: one.signs()[-1] == "-ann", DEADLINE)
+    assert other.here("/3") == {"bob": 1}
+    one.close()
+    wait_until(lambda: other.signs().count("-ann") == len(topics) - 1, DEADLINE)
+    for topic in topics:
+        assert other.here(topic) == {"bob": 1}
+        assert other.reader.listener_count(topic) == 1
 
 
 def test_an_address_that_the_server_refuses_does_not_hold_up_others(redis_server, workers):

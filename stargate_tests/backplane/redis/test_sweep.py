@@ -1,3 +1,6 @@
+import pytest
+
+from stargate.exceptions import BackplaneError
 from stargate_tests.backplane.redis.presences import DEADLINE
 from stargate_tests.waiting import wait_until
 
@@ -46,17 +49,35 @@ def test_a_sweep_that_has_no_time_left_is_left_to_others(redis_server, workers):
     assert [each.who for each in ledger.sweep(worker, "first", 60.0)] == ["ann"]
 
 
-def test_an_address_that_the_server_refuses_keeps_no_other_from_being_swept(
-    redis_server, workers, caplog
-):
+def test_somebody_elses_key_keeps_nothing_from_being_swept(redis_server, workers):
     one = workers(redis_server)
     one.enter("/a", "ann")
     one.enter("/b", "ann")
     one.told()
     one.vanish()
-    client = redis_server.client()
-    client.zadd(one.keys.workers, {one.presence.worker: 1})
+    client, worker = redis_server.client(), one.presence.worker
+    client.zadd(one.keys.workers, {worker: 1})
     client.set(one.place("/a"), "somebody else's")
-    found = list(one.presence._ledger.sweep(one.presence.worker, "first", 60.0))
+    found = list(one.presence._ledger.sweep(worker, "first", 60.0))
     assert [each.topic for each in found] == ["/b"]
-    assert "presence at /a can't be corrected" in caplog.text
+    assert not client.exists(one.keys.workers)
+
+
+def test_what_could_not_be_swept_at_one_address_is_swept_later(redis_server, workers):
+    one = workers(redis_server)
+    one.enter("/a", "ann")
+    one.enter("/b", "bob")
+    one.told()
+    one.vanish()
+    ledger, worker = one.presence._ledger, one.presence.worker
+    redis_server.client().zadd(one.keys.workers, {worker: 1})
+    change = ledger.change
+    lost = BackplaneError("unknown", "a node is out of reach")
+    ledger.change = lambda calls: [lost, *change(calls[1:])]
+    sweep = ledger.sweep(worker, "first", 60.0)
+    first = next(sweep)
+    with pytest.raises(BackplaneError, match="out of reach"):
+        next(sweep)
+    ledger.change = change
+    (second,) = ledger.sweep(worker, "first", 60.0)
+    assert {first.who, second.who} == {"ann", "bob"}

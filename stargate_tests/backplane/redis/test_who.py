@@ -19,6 +19,9 @@ def test_names_are_read_as_they_were_given(redis_server, workers):
     one.enter("/ä☃}", *names)
     assert one.here("/ä☃}") == dict.fromkeys(names, 1)
     assert {each.who for each in one.events} == set(names)
+    ids = [each.id for each in one.events]
+    assert len(set(ids)) == len(ids)
+    assert sorted(ids) == ids
     one.leave("/ä☃}", *names)
     assert one.here("/ä☃}") == {}
 

@@ -1,0 +1,333 @@
+"""What becomes of open WebSockets when their Redis fails: a real application under our server."""
+
+import json
+import re
+import threading
+import time
+import urllib.parse
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from websockets.frames import Opcode
+
+import stargate
+from stargate_tests import raw
+from stargate_tests.certificates import certificate
+from stargate_tests.functional.program import pserve
+from stargate_tests.waiting import wait_until
+
+SETTINGS = """\
+stargate.backplane = {url}
+stargate.namespace = {namespace}
+stargate.presence = {presence}
+stargate.allowed_origins = *
+"""
+
+
+class Site:
+    """An application under our server, with one Redis."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def get(self, path, **params):
+        url = f"{self.program.url}{path}?{urllib.parse.urlencode(params)}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.read().decode()
+
+    def send(self, path, message, **params):
+        return json.loads(self.get(f"{path}/@@send", message=message, **params))
+
+    def sent(self, path, *messages):
+        """Send; none fails. Their ids."""
+        found = [self.send(path, each) for each in messages]
+        assert all(each["outcome"] == "sent" for each in found), found
+        return [each["id"] for each in found]
+
+    def stats(self):
+        return json.loads(self.get("/@@stats"))
+
+    def back(self, count=1):
+        wait_until(lambda: self.stats()["resubscribed"] >= count)
+
+
+class Listener:
+    """A raw WebSocket that speaks ``stargate.v1``."""
+
+    def __init__(self, site, path, since=None):
+        query = f"?since={since}" if since else ""
+        self.sock = raw.connect(
+            site.program.url, path + query, "Sec-WebSocket-Protocol: stargate.v1", timeout=60
+        )
+
+    def next(self):
+        """A message, or what it is told."""
+        opcode, payload = raw.read_frame(self.sock)
+        assert opcode is Opcode.TEXT, (opcode, payload)
+        found = json.loads(payload)
+        return found.get("data", found)
+
+    def messages(self, *expected):
+        for each in expected:
+            assert self.next() == each
+
+
+@pytest.fixture
+def site(tmp_path, namespace):
+    """``site(url)``: an application with this Redis; ended after the test."""
+    with ExitStack() as stack:
+
+        def site(url, presence="true"):
+            app = SETTINGS.format(url=url, namespace=namespace, presence=presence)
+            program = pserve(tmp_path, app=app.replace("%", "%%"), module="redis_app")
+            return Site(stack.enter_context(program))
+
+        yield site
+
+
+@pytest.fixture
+def listen():
+    with ExitStack() as stack:
+
+        def listen(site, path, since=None):
+            found = Listener(site, path, since)
+            stack.callback(found.sock.close)
+            return found
+
+        yield listen
+
+
+def opened(site, listen):
+    """One listener where messages are kept, and one where none are, which have heard one each."""
+    kept, plain = listen(site, "/kept/a"), listen(site, "/plain")
+    wait_until(lambda: site.stats()["connections"] == 2)
+    for listener, path in ((kept, "/kept/a"), (plain, "/plain")):
+        wait_until(lambda path=path, listener=listener: heard(site, listener, path))
+    return kept, plain
+
+
+def heard(site, listener, path):
+    """Whether ``listener`` has been attached: it gets what is sent."""
+    site.sent(path, "0")
+    listener.sock.settimeout(1)
+    try:
+        listener.messages("0")
+    except TimeoutError:
+        return False
+    listener.sock.settimeout(60)
+    return True
+
+
+def goes_on(site, kept, plain, *before):
+    """Both are open and hear; the one without a history has been told, and so has the log."""
+    site.sent("/kept/a", "after")
+    site.sent("/plain", "after")
+    kept.messages(*before, "after")
+    told = plain.next()
+    assert told["recovered"] is False
+    plain.messages("after")
+    wait_until(lambda: "/plain" in site.stats()["missed"])
+    site.program.expect("messages for /plain may have been missed: none are kept")
+    assert site.stats()["connections"] == 2
+
+
+def test_a_restart_with_its_data_loses_nothing_that_is_kept(own_redis, site, listen):
+    server = own_redis()
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    server.stop()
+    assert here.send("/kept/a", "x")["outcome"] == "not sent"
+    server.start()
+    here.sent("/kept/a", "1", "2")
+    here.back(2)
+    goes_on(here, kept, plain, "1", "2")
+    assert here.stats()["missed"] == ["/plain"]
+
+
+def test_a_restart_with_older_data_is_told(own_redis, site, listen):
+    server = own_redis()
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    older = server.snapshot()
+    ids = here.sent("/kept/a", "1", "2")
+    kept.messages("1", "2")
+    server.restore(older)
+    here.back(2)
+    told = kept.next()
+    assert told["recovered"] is False
+    goes_on(here, kept, plain)
+    late = listen(here, "/kept/a", since=ids[-1])
+    assert late.next()["recovered"] is False
+
+
+def test_a_restart_with_nothing_is_told(own_redis, site, listen):
+    server = own_redis()
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    server.wipe()
+    here.back(2)
+    assert kept.next()["recovered"] is False
+    goes_on(here, kept, plain)
+
+
+def test_a_killed_client_comes_back(own_redis, site, listen):
+    server = own_redis()
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    here.sent("/kept/a", "1")
+    here.back(2)
+    server.ask("CLIENT", "KILL", "TYPE", "normal")
+    goes_on(here, kept, plain, "1")
+
+
+def test_a_redis_that_stands_still_holds_nobody_else_up_and_is_caught_up_with(
+    own_redis, site, listen
+):
+    server = own_redis()
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    echo = raw.connect(here.program.url, "/@@echo", timeout=60)
+    server.pause()
+    until = time.monotonic() + 12  # It is taken for lost after ten seconds of silence.
+    outcomes = []
+    senders = [
+        threading.Thread(target=lambda: outcomes.append(here.send("/kept/a", "while")["outcome"]))
+        for _ in range(5)
+    ]
+    began = time.monotonic()
+    for each in senders:
+        each.start()
+    slowest, pace = 0.0, threading.Event()
+    while time.monotonic() < until:
+        before = time.monotonic()
+        assert here.get("/plain/@@page") == "a page"
+        echo.sendall(raw.frame("hello"))
+        assert raw.read_frame(echo) == (Opcode.TEXT, b"hello")
+        slowest = max(slowest, time.monotonic() - before)
+        pace.wait(0.1)  # The log of the program, which nobody reads now, takes 64 KiB.
+    for each in senders:
+        each.join()
+    echo.close()
+    server.resume()
+    assert slowest < 1.5 and len(outcomes) == 5
+    assert set(outcomes) == {"unknown"}
+    assert time.monotonic() - began < 25
+    expected = json.loads(here.get("/kept/a/@@history"))[1:]
+    here.back(2)
+    goes_on(here, kept, plain, *[each for each in expected if each == "while"])
+
+
+def test_a_reply_that_is_cut_leaves_it_unknown_and_a_repeat_is_dropped(
+    own_redis, relay, site, listen
+):
+    server = own_redis()
+    between = relay(server)
+    here = site(between.url, presence="false")
+    kept = listen(here, "/kept/a")
+    wait_until(lambda: heard(here, kept, "/kept/a"))
+    between.cut_after(1)
+    found = here.send("/kept/a", "1")
+    if found["outcome"] != "sent":  # The push of the message may have been what was cut.
+        assert found["outcome"] == "unknown"
+        assert here.send("/kept/a", "1", key=found["key"])["outcome"] == "sent"
+    here.sent("/kept/a", "2")
+    kept.messages("1", "2")
+
+
+def test_a_message_that_never_comes_is_fetched_when_the_next_one_does(
+    own_redis, relay, site, listen
+):
+    between = relay(own_redis())
+    here = site(between.url)
+    kept = listen(here, "/kept/a")
+    wait_until(lambda: heard(here, kept, "/kept/a"))
+    between.drop(b"lost")
+    here.sent("/kept/a", "lost", "next")
+    kept.messages("lost", "next")
+    assert here.stats()["gaps"] == 1
+
+
+def test_a_redis_out_of_memory_says_so_and_goes_on(own_redis, site, listen):
+    server = own_redis(maxmemory_policy="noeviction")
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    server.ask("CONFIG", "SET", "maxmemory", "1mb")
+    for path in ("/kept/a", "/plain"):
+        found = here.send(path, "x")
+        assert found["outcome"] == "not sent" and "maxmemory" in found["why"]
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+    for path, listener in (("/kept/a", kept), ("/plain", plain)):
+        here.sent(path, "1")
+        listener.messages("1")
+
+
+def test_a_wrong_password_is_said_and_not_shown(own_redis, site, listen):
+    server = own_redis(requirepass="right")
+    here = site(server.url.replace("right", "hunter2"))
+    found = here.send("/kept/a", "x")
+    assert found["outcome"] == "not sent" and "invalid username-password pair" in found["why"]
+    listener = listen(here, "/kept/a")
+    assert raw.read_frame(listener.sock)[0] is Opcode.CLOSE
+    listener.sock.close()
+    assert here.get("/plain/@@page") == "a page"
+    here.program.expect("invalid username-password pair")
+    here.program.stop()
+    assert "hunter2" not in here.program.log + str(found)
+
+
+#: All that a worker needs of a single server: what the documentation lists.
+RIGHTS = (
+    "resetchannels ~stargate:* &stargate:* -@all +evalsha +eval +script|load +publish +subscribe "
+    "+unsubscribe +ping +select +wait +time +get +set +del +pexpire +hget +hmget +hset +hdel "
+    "+hexists +hgetall +hlen +xadd +xdel +xrange +xrevrange +zadd +zrem +zcount +zscore +zrange "
+    "+zrangebyscore +zremrangebyscore +sadd +srem +smembers"
+)
+
+#: Those that no script calls.
+DIRECT = "evalsha eval script|load publish subscribe unsubscribe ping select wait srem hgetall"
+
+
+def test_the_rights_are_those_that_are_used():
+    sources = Path(stargate.__file__).parent.glob("backplane/redis/*.py")
+    called = {
+        name.lower()
+        for source in sources
+        for name in re.findall(r"redis\.p?call\('([A-Z]+)'", source.read_text())
+    }
+    given = {each[1:] for each in RIGHTS.split() if each.startswith("+")}
+    assert given == called | set(DIRECT.split())
+
+
+def test_a_user_with_the_rights_that_are_needed_is_enough(own_redis, site, listen):
+    server = own_redis(user=[f"worker on >word {RIGHTS}"])
+    here = site(server.url.replace("://", "://worker:word@"))
+    kept, plain = opened(here, listen)
+    server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    here.back(2)
+    goes_on(here, kept, plain)
+    kept.sock.close()
+    plain.sock.close()
+    here.program.stop()
+    for word in ("NOPERM", "permission", "can't run this command"):
+        assert word not in here.program.log
+
+
+def test_a_user_who_may_not_publish_has_sent_nothing(own_redis, site, listen):
+    server = own_redis(user=[f"worker on >word {RIGHTS} resetchannels"])
+    here = site(server.url.replace("://", "://worker:word@"))
+    for _ in range(2):
+        found = here.send("/kept/a", "x", key="k")
+        assert found["outcome"] == "not sent", "and a repeat is none"
+    assert json.loads(here.get("/kept/a/@@history")) == []
+
+
+def test_over_tls_it_is_the_same(own_redis, site, listen):
+    server = own_redis(tls=True, requirepass="word")
+    here = site(f"{server.url}?ssl_ca_certs={certificate().authority}")
+    kept, plain = opened(here, listen)
+    server.restart()
+    here.back(2)
+    goes_on(here, kept, plain)

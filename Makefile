@@ -13,7 +13,7 @@ EXTRAS_bench = [bench]
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test autobahn fuzz endurance soak lint typecheck docs
+.PHONY: help demo test autobahn fuzz endurance losses soak lint typecheck docs
 .PHONY: bench bench-quick bench-check bench-memory bench-backplane dist-check clean FORCE
 
 help: ## show this list
@@ -35,6 +35,10 @@ fuzz: .venv/test/.complete ## fuzz frames and handshakes (SECONDS=60, SEED=... r
 
 endurance: .venv/test/.complete ## check order and exactness at random (SECONDS=90, SEED=...)
 	.venv/test/bin/python -m stargate_tests.exactness --seconds $(or $(SECONDS),90) $(SEED:%=--seed %)
+
+losses: .venv/test/.complete ## kill workers and Redis: is anything lost? (SECONDS=60, SEED=...)
+	REDIS_SERVER="$$(.ci/redis)" .venv/test/bin/python -m stargate_tests.losses \
+		--seconds $(or $(SECONDS),60) $(SEED:%=--seed %) $(ARGS)
 
 soak: .venv/test/.complete ## connect and leave 20,000 times (ARGS=--connects=...)
 	.venv/test/bin/python -m benchmarks.soak $(ARGS)

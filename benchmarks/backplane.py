@@ -7,13 +7,12 @@ the memory backplane's, taken in the same run. A figure for which a message was 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 from benchmarks.crowd import Crowd, dial, frame
 from benchmarks.measure import cpu_ns, pss, raise_descriptors
 from stargate.backplane.redis.kinds import commands_to
-from stargate.backplane.redis.publisher import Publisher
+from stargate.backplane.redis.publisher import Publisher as Namespace
 from stargate.exceptions import BackplaneError
 from stargate.history import Keep
 from stargate_tests.redis_servers import RedisServer, free_port
@@ -87,9 +86,9 @@ def workers(count: int, backplane: str) -> Iterator[Workers]:
         found.stop()
 
 
-def publisher(url: str) -> Publisher:
+def publisher(url: str) -> Namespace:
     """What sends from another process."""
-    return Publisher(commands_to(url, 10.0), NAMESPACE)
+    return Namespace(commands_to(url, 10.0), NAMESPACE)
 
 
 # The measurements.
@@ -111,7 +110,7 @@ def latency(ports: Sequence[int], rounds: int) -> dict[str, float]:
         said.close()
         heard.close()
     times = sorted(times[100:])  # The first ones warm up.
-    return {"p50": statistics.median(times), "p99": times[int(len(times) * 0.99)]}
+    return {"p50_us": statistics.median(times), "p99_us": times[int(len(times) * 0.99)]}
 
 
 def _send_for(url: str, seconds: float, kept: bool, result: Any) -> None:
@@ -190,7 +189,7 @@ def recovery(redis: RedisServer, messages: int, listeners: int) -> dict[str, flo
     }
 
 
-def _insist(sends: Publisher, path: str) -> None:
+def _insist(sends: Namespace, path: str) -> None:
     key = None
     for _ in range(100):
         try:
@@ -238,27 +237,41 @@ def run(quick: bool) -> dict[str, Any]:
         addresses = 10_000 // few
         used = redis.client().info("memory")["used_memory"]
         found[f"memory of {addresses:,} addresses"] = {
-            "memory_B": memory("memory", addresses),
-            "redis_B": memory(redis.url, addresses),
-            "redis_server_used_B": float(used),
+            "bytes_an_address,_memory": memory("memory", addresses),
+            "bytes_an_address,_Redis": memory(redis.url, addresses),
+            "used_memory_of_the_Redis_before": float(used),
         }
     return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures as the documentation has them."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 52 48", ""]
+    lines += ["   * - What", "     - Figures"]
+    for name, figures in found.items():
+        lines += [f"   * - {name}", f"     - {_shown(figures)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(figures: dict[str, float]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:,.{0 if value >= 100 else 1}f}"
+        for name, value in figures.items()
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What a Redis between the processes costs.")
     parser.add_argument("--quick", action="store_true", help="a quarter of the time, less exact")
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--rst", type=Path, help="write the table of the documentation there")
     options = parser.parse_args(arguments)
     raise_descriptors(12_000)
-    with ExitStack():
-        found = run(options.quick)
+    found = run(options.quick)
     for name, figures in found.items():
-        shown = ", ".join(f"{key} {value:,.1f}" for key, value in figures.items())
-        print(f"{name:52} {shown}")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        print(f"{name:52} {_shown(figures)}")
+    if options.rst:
+        options.rst.write_text(table(found))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 
 autodoc_member_order = "bysource"
-# The fixtures are documented, and pytest is no part of what builds the documentation.
-autodoc_mock_imports = ["pytest"]
+# What is documented here imports them, and they are no part of what builds the documentation.
+autodoc_mock_imports = ["gunicorn", "pytest"]
 
 # The dotted names of other packages: without intersphinx there is nothing to link them to. Names
 # with no dots are in annotations, imported for the type checker alone.

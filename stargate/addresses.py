@@ -49,9 +49,9 @@ def keep_of(target: object) -> Keep | None:
 
     Raises ``ValueError`` for a ``history_size`` or a ``history_ttl`` that is none.
     """
-    if isinstance(target, str):
-        return None
-    size = getattr(target, "history_size", 0) or 0
+    if not hasattr(target, "history_size"):
+        return None  # A string, or an object that says nothing of it.
+    size = target.history_size or 0
     ttl = getattr(target, "history_ttl", None)
     if not isinstance(size, int) or not 0 <= size <= MOST_KEPT:
         raise ValueError(f"history_size = {size!r}: it must be a whole number up to {MOST_KEPT}")

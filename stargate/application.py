@@ -28,6 +28,7 @@ from stargate.interfaces import IGate
 from stargate.message import Message
 from stargate.paths import check_address
 from stargate.pubsub import Listeners
+from stargate.recovery import recover
 from stargate.settings import Limits, limits
 from stargate.stats import Counters, Stats
 from stargate.websocket import WebSocket
@@ -161,7 +162,7 @@ class Gate:
         if websocket.closed:
             raise websocket._closed_error()
         if since is None:
-            since = websocket._take_since(address)
+            since = websocket._since_of(address)
         if websocket in self._topics.listeners(address):
             if since is None:
                 self._topics.join(websocket, address, policy, who)
@@ -173,9 +174,10 @@ class Gate:
                 self._backplane.unsubscribe(address)
             raise websocket._closed_error()
         self._topics.join(websocket, address, policy, who)
+        websocket._attached(address)
         if since is None:
             return None
-        return websocket._recover(history, self.limits.recover_limit)
+        return recover(websocket, history, self.limits.recover_limit)
 
     def remove_listener(self, target: object, websocket: WebSocket) -> None:
         """Undo :meth:`add_listener`; without one it does nothing."""
@@ -191,7 +193,7 @@ class Gate:
         """
         if limit < 1:
             raise ValueError(f"limit = {limit!r}: it must be at least 1")
-        found: History = self._backplane.history(self.address(target), since, limit)
+        found: History = self._call("history", self.address(target), since, limit)
         return found
 
     def presence(self, target: object) -> dict[str | int, int]:
@@ -199,7 +201,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: dict[str | int, int] = self._backplane.presence(self.address(target))
+        found: dict[str | int, int] = self._call("presence", self.address(target))
         return found
 
     def listener_count(self, target: object) -> int:
@@ -207,7 +209,7 @@ class Gate:
 
         Raises :class:`~stargate.exceptions.BackplaneError`.
         """
-        found: int = self._backplane.listener_count(self.address(target))
+        found: int = self._call("listener_count", self.address(target))
         return found
 
     def address(self, target: object) -> Hashable:
@@ -280,8 +282,14 @@ class Gate:
             checked_key(key)
         if len(message.payload) > self.limits.max_send_size:
             raise MessageTooBig(address, len(message.payload), self.limits.max_send_size)
-        id: str | None = self._backplane.publish(address, message, excluded, keep_of(target), key)
+        id: str | None = self._call("publish", address, message, excluded, keep_of(target), key)
         return id
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """What the backplane answers, called where it may wait."""
+        backplane = self._backplane
+        function = getattr(backplane, method)
+        return self._delivery.wait(function, *args) if backplane.networked else function(*args)
 
     def _notify(self, event: str, facts: tuple[Any, ...]) -> None:
         """Tell subscribers, soon and in a greenlet: they may wait."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from _thread import RLock  # Never a green one: it is for OS threads.
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from stargate.engine import engine_made
 from stargate.heartbeat import Heartbeat
 from stargate.interfaces import IReceiver
 from stargate.pubsub import Topics
+from stargate.recovery import tell_recovered
 from stargate.walk import NOBODY, Walks
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class Delivery:
         self.by_id: weakref.WeakValueDictionary[str, WebSocket] = weakref.WeakValueDictionary()
         self._notify = notify
         self._engine: Engine | None = None
+        #: Held by whoever does without an engine: one that comes must not see half of it, such as
+        #: a message that is kept and is yet to be delivered.
+        self._unbound = RLock()
         self._told = False
 
     # The engine.
@@ -54,10 +59,11 @@ class Delivery:
         if self._engine is not engine:
             if self.engine is not None and len(self.topics):
                 raise RuntimeError("this application is being served by another thread already")
-            self._engine = engine
-            self.walks = engine.shared.setdefault(Walks, Walks(engine))
-            interval, timeout = limits.ping_interval, limits.ping_timeout
-            self.heartbeat = Heartbeat(engine, interval, timeout) if interval else None
+            with self._unbound:
+                self._engine = engine
+                self.walks = engine.shared.setdefault(Walks, Walks(engine))
+                interval, timeout = limits.ping_interval, limits.ping_timeout
+                self.heartbeat = Heartbeat(engine, interval, timeout) if interval else None
         return self.walks
 
     @property
@@ -69,8 +75,23 @@ class Delivery:
 
     def ask(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call ``function`` in the engine's own thread, and wait for what it returns or raises."""
+        if self.engine is None:
+            with self._unbound:
+                if self.engine is None:
+                    return function(*args)
         engine = self.engine
         if engine is None or engine.in_own_thread():
+            return function(*args)
+        return engine.ask_from_thread(function, *args)
+
+    def wait(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call ``function``, which waits for a network, and return what it does.
+
+        Under a patched standard library its sockets and locks are those of the engine's thread,
+        and no other may use them.
+        """
+        engine = self.engine
+        if engine is None or not engine.patched or engine.in_own_thread():
             return function(*args)
         return engine.ask_from_thread(function, *args)
 
@@ -108,7 +129,7 @@ class Delivery:
             return
         for listener in self.topics.listeners(topic):
             told: Any = listener
-            told._tell_recovered(False, position)
+            tell_recovered(told, False, position)
         self._notify("MessagesMissed", (topic,))
 
     def came(self, topic: Hashable, who: Any, id: str) -> None:

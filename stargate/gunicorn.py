@@ -9,8 +9,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -18,28 +19,43 @@ from gunicorn.workers.base import Worker
 if TYPE_CHECKING:
     from stargate.server import Server, ServerSettings
 
-log = logging.getLogger("stargate.server")
+#: Settings of ``[server:main]`` that gunicorn has the say about, and what it calls them.
+GUNICORNS = {
+    "listen": "bind",
+    "host": "bind",
+    "port": "bind",
+    "unix_socket": "bind",
+    "unix_socket_perms": "umask",
+    "backlog": "backlog",
+    "certfile": "certfile",
+    "keyfile": "keyfile",
+    "graceful_timeout": "graceful_timeout",
+}
 
-#: Settings of ``[server:main]`` that gunicorn has the say about.
-GUNICORNS = frozenset(
-    (
-        *("listen", "host", "port", "unix_socket", "unix_socket_perms", "backlog"),
-        *("certfile", "keyfile", "graceful_timeout", "access_log"),
-    )
-)
-
-#: gunicorn's names for ours: taken where they were set to something else than gunicorn's default.
+#: gunicorn's names for ours: taken where they are set to something else than gunicorn's default.
 SAME = {
     "worker_connections": "connection_limit",
     "keepalive": "keepalive_timeout",
     "limit_request_line": "max_request_line",
 }
 
+#: Settings of gunicorn that nothing here does: without them it would be less safe, or not work.
+REFUSED = ("ca_certs", "cert_reqs", "ciphers", "ssl_context", "proxy_protocol", "http_protocols")
+
+#: Others of them: the log says that they are not used.
+UNUSED = (
+    *("access_log_format", "limit_request_fields", "limit_request_field_size", "threads"),
+    *("forwarded_allow_ips", "secure_scheme_headers", "pre_request", "post_request"),
+)
+
 #: Seconds between two looks at what gunicorn wants, and signs of life.
 TICK = 0.5
 
-#: Seconds of gunicorn's graceful_timeout that are left to it: then it kills.
+#: Seconds of gunicorn's graceful_timeout that are left to it, or a quarter: then it kills.
 MARGIN = 1.0
+
+#: Seconds that a worker which can't serve waits for another one to say so.
+PATIENCE = 10.0
 
 
 class EventletWorker(Worker):
@@ -51,22 +67,38 @@ class EventletWorker(Worker):
     where they are set. Everything else of stargate's server is read from ``[server:main]`` of the
     ini file given with ``--paste``.
 
-    ``TERM`` and ``HUP`` drain: every WebSocket gets 1001, or 1012 where other workers have taken
-    over already. ``INT`` and ``QUIT`` cut. ``preload_app`` is refused: the standard library is
-    patched in the worker, and the application must be loaded after that.
+    ``TERM`` and ``HUP`` drain: every WebSocket gets 1001, or 1012 where gunicorn goes on listening.
+    ``INT`` and ``QUIT`` cut. ``preload_app`` is refused: the standard library is patched in the
+    worker, and the application must be loaded after that.
     """
 
     _server: Server | None = None
+    _ending = False
+    #: The descriptors that the arbiter has open, as a folder that can be listed.
+    _arbiters: int | None = None
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Say what is set and not used; gunicorn calls this once, before it has workers."""
+        unused = [name for name in UNUSED if _is_set(cfg, name)]
+        if unused:
+            log.warning("not used by stargate.gunicorn.EventletWorker: %s", ", ".join(unused))
+        others = {name: GUNICORNS[name] for name in _of_ini(cfg) if name in GUNICORNS}
+        if others:
+            log.warning(
+                "not used of [server:main]: %s. With gunicorn it is %s",
+                ", ".join(others),
+                ", ".join(dict.fromkeys(others.values())),
+            )
 
     def init_process(self) -> None:
         """Patch the standard library, then load the application and serve it."""
         from stargate.engine.patching import patch
 
-        if self.cfg.preload_app:
-            self._refuse(
-                "preload_app: the application would be loaded before the standard library is "
-                "patched. Leave it out with stargate.gunicorn.EventletWorker"
-            )
+        self._check_gunicorn()
+        with suppress(OSError):
+            # Now: it may be of a user that this process is not, soon.
+            self._arbiters = os.open(f"/proc/{self.ppid}/fd", os.O_RDONLY)
         patch()
         super().init_process()
 
@@ -76,17 +108,35 @@ class EventletWorker(Worker):
         from stargate.server import Server
 
         listening = [each.sock for each in self.sockets]
-        for sock in listening:
-            sock.setblocking(False)
-        self._places = {os.fstat(sock.fileno()).st_ino for sock in listening}
-        self._server = Server(self._counted, self._settings(), listening)
+        self._places = {str(sock.fileno()) for sock in listening}
+        self._server = Server(self._serve, self._settings(), listening)
         self._tick()
-        if self.alive:
-            self._server.serve()
+        self._server.serve()
 
-    def _refuse(self, why: str) -> None:
-        self.log.error(why)
+    # What is refused.
+
+    def _refuse(self, why: object) -> NoReturn:
+        """Have gunicorn end: one worker says why, and the others are ended by it.
+
+        Of two that say so at once, the second one makes gunicorn stumble.
+        """
+        if (self.age - 1) % self.cfg.workers:
+            time.sleep(PATIENCE)
+        self.log.error("%s", why)
         sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    def _check_gunicorn(self) -> None:
+        if self.cfg.preload_app:
+            self._refuse(
+                "preload_app: the application would be loaded before the standard library is "
+                "patched. Leave it out with stargate.gunicorn.EventletWorker"
+            )
+        for name in REFUSED:
+            if _is_set(self.cfg, name):
+                self._refuse(
+                    f"{name}: stargate.gunicorn.EventletWorker has no such thing. A proxy in front "
+                    "of it may have; see the page about many workers in stargate's documentation"
+                )
 
     def _check_backplane(self) -> None:
         from stargate.application import gates
@@ -104,63 +154,80 @@ class EventletWorker(Worker):
                     "stargate.memory_in_many_workers = true if that is meant"
                 )
 
+    # Settings and logs.
+
     def _settings(self) -> ServerSettings:
+        from pyramid.exceptions import ConfigurationError
+
         from stargate.server import read_settings
 
-        given = dict(_of_ini(self.cfg.paste) if self.cfg.paste else {})
-        for theirs, ours in SAME.items():
-            setting = self.cfg.settings[theirs]
-            if setting.get() != setting.default:
-                given[ours] = setting.get()
-        logs = bool(self.cfg.accesslog or self.cfg.logconfig or self.cfg.logconfig_dict)
-        if self.cfg.accesslog:
-            _log_as("stargate.access", "gunicorn.access")
-        return read_settings(
-            {
-                **given,
-                "access_log": logs,
-                "certfile": self.cfg.certfile or "",
-                "keyfile": self.cfg.keyfile or "",
-                "graceful_timeout": max(0.0, self.cfg.graceful_timeout - MARGIN),
-            }
-        )
+        ours, cfg = _of_ini(self.cfg), self.cfg
+        given = {name: value for name, value in ours.items() if name not in GUNICORNS}
+        for theirs, name in SAME.items():
+            if _is_set(cfg, theirs):
+                given[name] = cfg.settings[theirs].get()
+        self._log(given)
+        given |= {
+            "certfile": cfg.certfile or "",
+            "keyfile": cfg.keyfile or "",
+            "graceful_timeout": cfg.graceful_timeout - min(MARGIN, cfg.graceful_timeout / 4),
+        }
+        try:
+            return read_settings(given)
+        except ConfigurationError as error:
+            self._refuse(error)
 
-    def _counted(self, environ: dict[str, Any], start_response: Any) -> Any:
+    def _log(self, given: dict[str, Any]) -> None:
+        """Log where gunicorn does, if nothing else is said."""
+        if logging.getLogger("gunicorn.access").handlers:
+            _log_as("stargate.access", "gunicorn.access")
+            given["access_log"] = True
+        elif not self.cfg.logconfig:
+            given["access_log"] = False
+        if not logging.getLogger("stargate").hasHandlers():
+            _log_as("stargate", "gunicorn.error")
+
+    def _serve(self, environ: dict[str, Any], start_response: Any) -> Any:
         """The application, which is served so many times."""
+        environ["wsgi.multiprocess"] = self.cfg.workers > 1
         self.nr += 1
         if self.nr == self.max_requests:
-            self.log.info("Autorestarting worker after current request.")
-            self._stop(restarts=True)
+            self._end("Autorestarting worker after current request.", restarts=True)
         return self.wsgi(environ, start_response)
 
     # What gunicorn wants.
 
     def _tick(self) -> None:
         """Say that this process is alive; see whether it should be."""
-        server = self._server
-        assert server is not None
+        assert self._server is not None
         self.notify()
         if self.ppid != os.getppid():
-            self.log.info("Parent changed, shutting down: %s", self)
-            self._stop(restarts=False)
+            self._end("Parent changed, shutting down", restarts=False)
         elif not self.alive:
-            self._stop(restarts=True)  # The reloader says so.
-        server.engine.call_later(TICK, self._tick)
+            self._end("The application has changed", restarts=True)  # The reloader says so.
+        self._server.engine.call_later(TICK, self._tick)
 
-    def _stop(self, *, restarts: bool) -> None:
+    def _end(self, why: str, *, restarts: bool) -> None:
+        if self._ending or self._server is None:
+            return
+        self._ending = True
         server = self._server
-        if server is not None:
-            server.engine.spawn(lambda: server.stop(restarts=restarts))
+
+        def end() -> None:
+            self.log.info("%s: %s", why.rstrip("."), self)
+            server.stop(restarts=restarts)
+
+        server.engine.spawn(end)
 
     def _others_take_over(self) -> bool:
-        """Whether gunicorn goes on listening: this process ends, and not all of them."""
+        """Whether gunicorn goes on listening: this process ends, and not all of them.
+
+        Its descriptors of the listening sockets have the numbers that they have here.
+        """
+        if self._arbiters is None or self.cfg.reuse_port:
+            return False
         with suppress(OSError):
-            # As another user it can't be seen; then it is said that the server ends.
-            folder = f"/proc/{self.ppid}/fd"
-            for name in os.listdir(folder):
-                with suppress(OSError):
-                    if os.stat(f"{folder}/{name}").st_ino in self._places:
-                        return True
+            return not self._places.isdisjoint(os.listdir(self._arbiters))
         return False
 
     def init_signals(self) -> None:
@@ -179,32 +246,51 @@ class EventletWorker(Worker):
 
     def handle_quit(self, sig: int, frame: object) -> None:
         """``INT`` and ``QUIT``: end at once."""
+        self.cfg.worker_int(self)
         server = self._server
         if server is None:
             sys.exit(0)
-        self.cfg.worker_int(self)
         server.engine.interrupt(server.engine.spawn, server.cut)
 
-    def handle_abort(self, sig: int, frame: object) -> None:
+    def handle_usr1(self, sig: int, frame: object) -> None:
+        """``USR1``: open the log files anew."""
+        server = self._server
+        if server is not None:  # Else they are new.
+            server.engine.interrupt(server.engine.spawn, self.log.reopen_files)
+
+    # Whatever measures what is run ends with the process.
+    def handle_abort(self, sig: int, frame: object) -> None:  # pragma: no cover
         """``ABRT``: no sign of life came in time; the hub is stuck, so nothing can be drained."""
         self.cfg.worker_abort(self)
         os._exit(1)
 
 
-def _of_ini(uri: str) -> dict[str, Any]:
-    """What ``[server:main]`` says of stargate's server, and not of gunicorn."""
-    import plaster
+def _is_set(cfg: Any, name: str) -> bool:
+    """Whether a setting of gunicorn has another value than its default."""
+    setting = cfg.settings.get(name)
+    return setting is not None and setting.get() != type(setting)().get()
 
-    from stargate.server import table
 
-    known = {setting.name for setting in table()} - GUNICORNS
-    path, _, name = uri.removeprefix("config:").partition("#")
-    found = plaster.get_settings(path, f"server:{name or 'main'}")
-    return {key: value for key, value in found.items() if key in known}
+def _of_ini(cfg: Any) -> dict[str, Any]:
+    """What ``[server:main]`` of the ini file says, where it is about stargate's server."""
+    from stargate.server import server_factory
+
+    if not cfg.paste:
+        return {}
+    from paste.deploy.loadwsgi import SERVER, loadcontext
+
+    path, _, name = os.path.abspath(cfg.paste.removeprefix("config:")).partition("#")
+    for section in dict.fromkeys((name or "main", "main")):
+        with suppress(LookupError):
+            context = loadcontext(
+                SERVER, f"config:{path}", name=section, global_conf=cfg.paste_global_conf
+            )
+            return dict(context.local_conf) if context.object is server_factory else {}
+    return {}
 
 
 def _log_as(ours: str, theirs: str) -> None:
     """Have what is logged as ``ours`` written where gunicorn writes ``theirs``."""
     logger, model = logging.getLogger(ours), logging.getLogger(theirs)
     logger.handlers, logger.propagate = list(model.handlers), model.propagate
-    logger.setLevel(logging.INFO)
+    logger.setLevel(model.level or logging.INFO)

@@ -71,11 +71,6 @@ class Kept:
     time: float
     json: bool = False
 
-    @property
-    def size(self) -> int:
-        """How many bytes it has on its way."""
-        return len(self.message if isinstance(self.message, bytes) else self.message.encode())
-
 
 class History(list[Kept]):
     """Messages, oldest first; ``complete`` is false where some of those asked for are gone.

@@ -139,6 +139,8 @@ class IBackplane(Interface):
     engine's own thread, to the ``receiver`` it was made with (``IReceiver``).
     """
 
+    networked = Attribute("Whether publish and the reading methods wait for a network.")
+
     def publish(topic, message, excluded, keep=None, key=None):
         """Deliver ``message`` to the listeners of ``topic`` everywhere, in one order a topic.
 
@@ -220,6 +222,8 @@ class IEngine(Interface):
 
     def unwatch(fd):
         """Stop watching ``fd``."""
+
+    patched = Attribute("Whether what waits for a network gives way to other greenlets.")
 
     def wait_writable(fd, seconds):
         """Hold everybody up until ``fd`` takes bytes, or for ``seconds``; returns which it was."""

@@ -66,6 +66,7 @@ class Outbox:
         "_turn",
         "_waited",
         "messages",
+        "missed",
         "moved",
         "size",
         "streamed",
@@ -88,6 +89,8 @@ class Outbox:
         self.size = self.streamed = 0
         #: Messages that wait, one that has left in part included.
         self.messages = 0
+        #: Messages that were dropped, and whose listener has not been told so.
+        self.missed = 0
         #: Bytes that have left since this outbox was made, and when the last of them did.
         self.taken = 0
         self.moved = monotonic()

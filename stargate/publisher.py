@@ -24,6 +24,7 @@ from stargate.wire import JSON, TEXT
 
 if TYPE_CHECKING:
     from stargate.backplane.redis.publisher import Publisher as Namespace
+    from stargate.backplane.redis.who import Reader
 
 MEMORY = (
     "{0} has no stargate.backplane but the memory of the process that serves: no other process "
@@ -43,7 +44,9 @@ def connect(
     max_send_size: int | None = None,
     replicas: int | None = None,
 ) -> Publisher:
-    """A :class:`Publisher` to the applications of one namespace; ``close()`` it, or use ``with``.
+    """A :class:`~stargate.publisher.Publisher` to the applications of one namespace.
+
+    It must be closed at the end, by ``close()`` or ``with``.
 
     ``target`` is the URL of a Redis, as in ``stargate.backplane``, and ``namespace`` the name of
     the application there; or ``target`` is the path of the application's ini file,
@@ -140,6 +143,14 @@ class Publisher:
             raise ValueError(f"limit = {limit!r}: it must be at least 1")
         return self._open().history(_checked(path), since, limit)
 
+    def presence(self, path: str) -> dict[str | int, int]:
+        """Who listens to the resource at ``path``: names, and how many WebSockets each has."""
+        return self._here().presence(_checked(path))
+
+    def listener_count(self, path: str) -> int:
+        """How many WebSockets listen to the resource at ``path``, those with no name included."""
+        return self._here().listener_count(_checked(path))
+
     def close(self) -> None:
         """Close its connections: what is under way is finished, and no more can be done."""
         self._closed = True
@@ -158,6 +169,12 @@ class Publisher:
         if len(payload) > self._max_send_size:
             raise MessageTooBig(address, len(payload), self._max_send_size)
         return self._open().publish(address, kind, payload, _ids(exclude), key=key)
+
+    def _here(self) -> Reader:
+        from stargate.backplane.redis.who import Reader
+
+        namespace = self._open()
+        return Reader(namespace.commands, namespace.namespace)
 
     def _open(self) -> Namespace:
         if self._closed:

@@ -57,7 +57,6 @@ class Sending:
         "_pong",
         "_served",
         "_sock",
-        "_told",
         "_topics",
         "_walks",
         "_form",
@@ -89,8 +88,6 @@ class Sending:
         #: How many messages of its resources this connection did not get, because its peer read
         #: too slowly.
         self.missed = 0
-        #: How many of them its peer has been told of, where it can be told.
-        self._told = 0
         self.state = State.OPEN
 
     # What those above add.
@@ -254,8 +251,8 @@ class Sending:
         self._set_events(self._events & ~WRITE)
         if pong and self.state is State.OPEN:
             self._put(pong)
-        if self.missed > self._told:
-            self._tell_missed()
+        if outbox.missed:
+            self._tell_missed(outbox.missed)
         self._finish_sending()
 
     # Slow listeners.
@@ -285,10 +282,11 @@ class Sending:
             )
         self.missed += count
         self._counters.drops += count
+        if self._outbox is not None:
+            self._outbox.missed += count
 
-    def _tell_missed(self) -> None:
+    def _tell_missed(self, count: int) -> None:
         """Tell a peer that speaks ``stargate.v1`` what it did not get."""
-        count, self._told = self.missed - self._told, self.missed
         if self._form is not None and self._form >= ENVELOPE and self.state is State.OPEN:
             self._put(frame_for(missed(count), None))
 

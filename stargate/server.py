@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 Application = Callable[..., Any]
 
+#: Seconds between the last connection that a server accepts, where others go on accepting, and its
+#: first good-bye: a handshake is on its way there, and would be cut.
+HAND_OVER = 0.25
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -327,15 +331,25 @@ class Server:
         """Accept no more, say 1001 to every WebSocket, and end when all have gone.
 
         In a greenlet of the server's. The closes are spread over ``stargate.drain_period``. Where
-        another process has taken over already (``restarts``) it is 1012.
+        others go on accepting at the same place (``restarts``) it is 1012.
         """
-        from stargate.drain import Drain
-
         if self._stopping:
             return
         self._stopping = True
-        self.http.stop()
         self._deadline = self.engine.call_later(self.settings.graceful_timeout, self._cut)
+        if restarts:
+            self.http.listen_no_more()
+            pause = min(HAND_OVER, self.settings.graceful_timeout / 4)
+            self._next_look = self.engine.call_later(
+                pause, self.engine.spawn, self._say_good_bye, True
+            )
+        else:
+            self._say_good_bye(False)
+
+    def _say_good_bye(self, restarts: bool) -> None:
+        from stargate.drain import Drain
+
+        self.http.stop()
         self._drain = Drain(self.engine, self.settings.graceful_timeout, restarts=restarts)
         self._drain.start()
         self._look()

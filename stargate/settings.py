@@ -271,8 +271,9 @@ APPLICATION = (
         True,
         flag,
         "",
-        "Whether who listens is told to the other processes (`presence()`, `listener_count()`, "
-        "`ListenerJoined`): without, there are no requests to Redis for it.",
+        "Whether a Redis is told who listens: a request when somebody comes or goes, and one every "
+        "2 s. Without, `presence()` is empty, `listener_count()` counts this process alone, and "
+        "there is no `ListenerJoined` nor `ListenerLeft`. No difference with `memory`.",
     ),
 )
 

@@ -15,17 +15,15 @@ from websockets.frames import Close
 from zope.interface import implementer
 
 from stargate.connection import LOST, READ, Connection
-from stargate.envelope import recovered
 from stargate.exceptions import ConnectionClosed
 from stargate.incoming import UNBOUNDED
 from stargate.interfaces import IWebSocket
-from stargate.message import ENVELOPE, FIN, PING, Message, frame, frame_for
+from stargate.message import ENVELOPE, FIN, PING, frame, frame_for
 from stargate.state import State
 from stargate.walk import write
 
 if TYPE_CHECKING:
     from stargate.application import Gate
-    from stargate.history import History
 
 #: Messages that a view takes before everybody else gets a turn.
 MESSAGES_A_TURN = 64
@@ -281,35 +279,14 @@ class WebSocket(Connection):
 
     # What it has missed of a resource.
 
-    def _take_since(self, address: object) -> str | None:
-        """What its peer has seen last of ``address``; asked once."""
-        if self._since is None or self._since[0] != address:
-            return None
-        since, self._since = self._since[1], None
-        return since
+    def _since_of(self, address: object) -> str | None:
+        """What its peer has seen last of ``address``; nothing once it is a listener of that."""
+        return self._since[1] if self._since is not None and self._since[0] == address else None
 
-    def _recover(self, history: History, limit: int) -> bool:
-        """Send what it has missed, at its own pace; returns whether that was everything."""
-        complete = history.complete and sum(kept.size for kept in history) <= limit
-        counters, form = self._counters, self._form
-        if complete:
-            counters.recovered += 1
-            self._walks.settle(self)
-            for kept in history:
-                message = Message(kept.message, json=kept.json, id=kept.id)
-                buffer = message.frame_as(form)
-                self._count_out(buffer)
-                self._put(buffer, messages=1, streamed=True)
-        else:
-            counters.unrecovered += 1
-        self._tell_recovered(complete, history.position)
-        return complete
-
-    def _tell_recovered(self, complete: bool, position: str | None) -> None:
-        """Tell a peer that speaks ``stargate.v1`` whether it has got everything."""
-        if self._form is not None and self._form >= ENVELOPE and self.state is State.OPEN:
-            self._walks.settle(self)
-            write(self, frame_for(recovered(complete, position), self._form - ENVELOPE or None))
+    def _attached(self, address: object) -> None:
+        """It is a listener of ``address``: the next time, it has missed nothing."""
+        if self._since_of(address) is not None:
+            self._since = None
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping with at most 125 bytes (RFC 6455, section 5.5.2); the answer is ignored."""

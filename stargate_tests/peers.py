@@ -105,8 +105,8 @@ def client_frame(message: str) -> bytes:
 class DummyListener:
     """What a walk and a topic ask of a connection, with a list in the place of the socket."""
 
-    def __init__(self, window_bits: int | None = None) -> None:
-        self._form = window_bits
+    def __init__(self, form: int | None = None) -> None:
+        self._form = form
         self._served = 0
         self._topics: tuple = ()
         self.buffers: list[bytes] = []

@@ -1,6 +1,8 @@
 import gc
 import json
 import logging
+import weakref
+from uuid import UUID
 
 import pytest
 from pyramid.config import Configurator
@@ -10,11 +12,21 @@ from pyramid.request import Request
 from pyramid.threadlocal import RequestContext
 from zope.interface.verify import verifyObject
 
-from stargate import AmbiguousApplication, ConnectionClosed, NoAddress, WebSocketAwareContext, gate
-from stargate.addresses import CAPTURED, address_of, location
+from stargate import (
+    AmbiguousApplication,
+    BackplaneError,
+    BadAddress,
+    ConnectionClosed,
+    MessageTooBig,
+    WebSocketAwareContext,
+    gate,
+)
+from stargate.addresses import CAPTURED, location
 from stargate.application import Gate, current_gate, register
 from stargate.engine.hub import Engine, threading
+from stargate.events import ListenerJoined, ListenerLeft, MessagesMissed
 from stargate.interfaces import IGate
+from stargate.message import ENVELOPE
 from stargate.testing import FakeWebSocket
 from stargate_tests.waiting import turn, turn_until, wait_until
 
@@ -33,13 +45,6 @@ class Tenant(Node):
 
     def stargate_address(self):
         return f"{self.host}{location(self)}"
-
-
-class Plain:
-    """A resource that knows nothing of stargate."""
-
-    def __init__(self, name="", parent=None):
-        self.__name__, self.__parent__ = name, parent
 
 
 @pytest.fixture
@@ -164,50 +169,6 @@ def arrived(fake, registry):
 
 
 # Addresses.
-
-
-def test_the_address_is_the_path_in_the_tree():
-    root = Node()
-    jobs = Node("jobs", root)
-    assert [address_of(node) for node in (root, jobs, Node("a b/c", jobs))] == [
-        "/", "/jobs", "/jobs/a%20b%2Fc",
-    ]  # fmt: skip
-
-
-def test_a_resource_that_knows_nothing_of_stargate_has_one_too():
-    assert address_of(Plain("a", Plain())) == "/a"
-
-
-def test_a_root_may_have_no_parent_attribute_at_all():
-    class Root:
-        __name__ = ""
-
-    assert address_of(Root()) == "/"
-
-
-@pytest.mark.parametrize(
-    ("resource", "lack"),
-    [
-        (Node(None), "it has no __name__"),
-        (Plain(None, Plain()), "it has no __name__"),
-        (object(), "it has no __name__"),
-        (Node("lonely"), "it has the __name__ 'lonely' but no __parent__"),
-    ],
-)
-def test_a_resource_with_no_place_of_its_own_is_refused_with_the_hooks_name(resource, lack):
-    with pytest.raises(NoAddress, match="stargate_address") as caught:
-        address_of(resource)
-    assert lack in str(caught.value)
-
-
-@pytest.mark.parametrize("address", [None, 1, "", b"/a"])
-def test_an_address_that_is_no_string_is_refused(address):
-    class Odd(Node):
-        def stargate_address(self):
-            return address
-
-    with pytest.raises(NoAddress, match=r"stargate_address\(\) returned"):
-        address_of(Odd())
 
 
 def test_a_string_is_an_address_already(application):
@@ -520,23 +481,452 @@ def test_a_context_that_can_say_its_address_is_asked_every_time(application):
         assert gate(registry).address(node) == "/moved"
 
 
-class Place:
-    def __init__(self, name, parent=None):
-        self.__name__, self.__parent__ = name, parent
+# A string is checked, and so is who is left out.
 
 
-@pytest.mark.parametrize(
-    ("resource", "lack"),
-    [
-        (Place("chat", Place(None)), "Place, above it, has no __name__"),
-        (Place("chat", Place(None, Place(""))), "Place, above it, has no __name__"),
-        (Place("", Place("")), "it has the __name__ '', which is the root's"),
-        (Place(0, Place("")), "it has the __name__ 0, which is the root's"),
-        (Place("m", Place("", Place(""))), "above it, has the __name__ ''"),
-        (Place("m", Place("top")), "above it, has the __name__ 'top' but no __parent__"),
-    ],
-)
-def test_a_node_without_a_name_lends_its_children_to_no_other(resource, lack):
-    with pytest.raises(NoAddress) as caught:
-        location(resource)
-    assert lack in str(caught.value)
+METHODS = [
+    lambda found, path: found.send(path, "x"),
+    lambda found, path: found.send_json(path, "x"),
+    lambda found, path: found.listeners(path),
+    lambda found, path: found.add_listener(path, FakeWebSocket()),
+    lambda found, path: found.remove_listener(path, FakeWebSocket()),
+    lambda found, path: found.history(path),
+    lambda found, path: found.presence(path),
+    lambda found, path: found.listener_count(path),
+    lambda found, path: found.address(path),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_string_that_no_resource_has_as_its_address_is_a_bad_address(application, method):
+    with pytest.raises(BadAddress, match="it must be '/a'"):
+        method(gate(application()), "/a/")
+
+
+def test_exclude_may_be_the_ids_of_websockets_here_and_elsewhere(application):
+    registry = application()
+    first, second = FakeWebSocket(), FakeWebSocket()
+    for fake in (first, second):
+        gate(registry).add_listener("/a", fake)
+    gate(registry).send("/a", "to the second", exclude=first.id)
+    gate(registry).send("/a", "to the first", exclude=["0" * 32, second])
+    assert (first.sent, second.sent) == (["to the first"], ["to the second"])
+
+
+@pytest.mark.parametrize("exclude", ["x", ["0" * 33], "0" * 31 + "G"])
+def test_what_is_no_id_of_a_websocket_is_a_value_error(application, exclude):
+    with pytest.raises(ValueError, match="which is no id of a WebSocket"):
+        gate(application()).send("/a", "x", exclude=exclude)
+
+
+@pytest.mark.parametrize("exclude", [[None], [object()], [1]])
+def test_what_is_no_websocket_is_a_type_error(application, exclude):
+    with pytest.raises(TypeError, match="exclude is a WebSocket, its id, or several of them, not"):
+        gate(application()).send("/a", "x", exclude=exclude)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "\u00fc"])
+def test_a_key_that_is_none_is_a_value_error(application, key):
+    with pytest.raises(ValueError, match="it must be 1 to 200 visible ASCII characters"):
+        gate(application()).send("/a", "x", key=key)
+
+
+def test_a_message_that_is_too_big_is_refused(application):
+    registry = application(**{"stargate.max_send_size": "5"})
+    with pytest.raises(MessageTooBig):
+        gate(registry).send("/a", "\u00fc\u00fc\u00fc")
+
+
+# What is kept.
+
+
+class Kept(Node):
+    history_size = 3
+
+
+def kept(*messages):
+    """A resource that keeps three, with ``messages``, and their ids."""
+    node = Kept("a", Node())
+    return node, [node.send(each) for each in messages]
+
+
+def enveloped(**facts):
+    """A listener whose peer speaks stargate.v1."""
+    fake = FakeWebSocket(stays=True, **facts)
+    fake._form = ENVELOPE
+    return fake
+
+
+def test_a_send_with_a_history_returns_the_id_that_it_is_found_by(application):
+    application()
+    node, ids = kept("x", b"y")
+    last = node.send_json({"z": 1})
+    assert [(each.id, each.message, each.json) for each in node.history()] == [
+        (ids[0], "x", False), (ids[1], b"y", False), (last, '{"z": 1}', True),
+    ]  # fmt: skip
+    assert gate(current_gate()._registry()).history("/a", ids[0], 1)[0].message == b"y"
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_nothing_is_a_value_error(application, limit):
+    application()
+    with pytest.raises(ValueError, match=f"limit = {limit}: it must be at least 1"):
+        kept()[0].history(limit=limit)
+
+
+def test_a_repeat_with_the_same_key_sends_nothing_and_returns_the_same_id(application):
+    application()
+    node, _ids = kept()
+    fake = FakeWebSocket()
+    node.add_listener(fake)
+    assert node.send("x", key="k") == node.send("x", key="k") != node.send_json("y", key="l")
+    assert fake.sent == ["x", '"y"']
+
+
+def test_who_comes_back_is_sent_what_it_missed_and_then_what_comes(application):
+    application()
+    node, ids = kept("1", b"2", "3")
+    fake = FakeWebSocket()
+    assert node.add_listener(fake, since=ids[0]) is True
+    node.send("4")
+    assert fake.sent == [b"2", "3", "4"]
+
+
+def test_who_has_missed_too_much_is_told_and_sent_nothing_old(application):
+    registry = application()
+    node, ids = kept("1", "2", "3", "4", "5")
+    fake = FakeWebSocket()
+    assert node.add_listener(fake, since=ids[0]) is False
+    node.send("6")
+    assert fake.sent == ["6"]
+    assert (gate(registry).stats().recovered, gate(registry).stats().unrecovered) == (0, 1)
+
+
+@pytest.mark.parametrize("since", ["", "?", "last "])
+def test_what_is_no_id_is_not_complete(application, since):
+    application()
+    node, _ids = kept("1")
+    assert node.add_listener(FakeWebSocket(), since=since) is False
+
+
+def test_last_is_the_newest_message(application):
+    registry = application()
+    node, _ids = kept("1", "2")
+    fake = FakeWebSocket()
+    assert node.add_listener(fake, since="last") is True
+    assert fake.sent == ["2"]
+    assert gate(registry).stats().recovered == 1
+
+
+def test_without_since_nothing_old_is_sent_and_nothing_is_said_of_it(application):
+    application()
+    node, _ids = kept("1")
+    fake = FakeWebSocket()
+    assert node.add_listener(fake) is None
+    assert fake.sent == []
+
+
+def test_coming_back_to_what_keeps_nothing_is_not_complete(application):
+    application()
+    assert Node("a", Node()).add_listener(FakeWebSocket(), since="last") is False
+
+
+def test_more_bytes_than_the_limit_are_not_sent(application):
+    application(**{"stargate.recover_limit": "4"})
+    node, ids = kept("1", "\u00fc\u00fc", "x")
+    fake = FakeWebSocket()
+    assert node.add_listener(fake, since=ids[0]) is False
+    assert node.add_listener(fake, since=ids[1]) is True
+    assert fake.sent == ["x"]
+
+
+def test_adding_it_again_with_since_begins_anew(application):
+    application()
+    node, ids = kept("1", "2")
+    fake = FakeWebSocket()
+    node.add_listener(fake)
+    assert node.add_listener(fake, since=ids[0]) is True
+    node.send("3")
+    assert fake.sent == ["2", "3"]
+    assert node.listener_count() == 1
+
+
+def test_adding_it_again_without_since_changes_nothing(application):
+    application()
+    node, ids = kept("1", "2")
+    fake = FakeWebSocket()
+    assert node.add_listener(fake, since=ids[0]) is True
+    assert node.add_listener(fake) is None
+    assert fake.sent == ["2"]
+
+
+def test_a_peer_that_speaks_stargate_v1_is_told_where_it_stands(application):
+    application()
+    node, ids = kept("1", "2")
+    fake = enveloped()
+    node.add_listener(fake, since=ids[0])
+    node.add_listener(fake, since="?")
+    assert [json.loads(each) for each in fake.sent] == [
+        {"id": ids[1], "data": "2"},
+        {"recovered": True, "id": ids[1]},
+        {"recovered": False, "id": ids[1]},
+    ]
+
+
+def test_a_peer_comes_back_to_the_address_of_its_url_and_once(application):
+    application()
+    node, ids = kept("1", "2")
+    fake = enveloped()
+    fake._since = ("/a", ids[0])
+    assert Kept("b", Node()).add_listener(fake) is None
+    assert node.add_listener(fake) is True
+    node.remove_listener(fake)
+    assert node.add_listener(fake) is None
+    assert len(fake.sent) == 2
+
+
+def test_a_closed_websocket_is_sent_nothing_old(application):
+    application()
+    node, ids = kept("1", "2")
+    fake = FakeWebSocket()
+    fake.leave()
+    with pytest.raises(ConnectionClosed):
+        node.add_listener(fake, since=ids[0], who="ann")
+    assert (fake.sent, node.presence(), node.listener_count()) == ([], {}, 0)
+
+
+class Waits:
+    """A backplane that has something done while a join waits for it."""
+
+    def __init__(self, found, meanwhile):
+        self._inner, self._meanwhile = found._backplane, meanwhile
+        self.unsubscribed = []
+        found._backplane = found._topics.backplane = self
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def subscribe(self, *args):
+        meanwhile, self._meanwhile = self._meanwhile, lambda: None
+        meanwhile()
+        if isinstance(meanwhile, Fails):
+            raise BackplaneError("not sent", "no subscription")
+        return self._inner.subscribe(*args)
+
+    def unsubscribe(self, topic):
+        self.unsubscribed.append(topic)
+
+
+class Fails:
+    def __call__(self):
+        pass
+
+
+def test_one_that_closes_while_its_join_waits_is_no_listener_and_nobody_is_subscribed():
+    found, fake = Gate(None), FakeWebSocket()
+    backplane = Waits(found, fake.leave)
+    with pytest.raises(ConnectionClosed):
+        found.add_listener("/a", fake, who="ann")
+    assert (len(found.listeners("/a")), backplane.unsubscribed) == (0, ["/a"])
+    assert found.presence("/a") == {}
+
+
+def test_one_that_closes_while_its_join_waits_takes_nothing_from_the_others():
+    found, fake, other = Gate(None), FakeWebSocket(), FakeWebSocket()
+    found.add_listener("/a", other)
+    backplane = Waits(found, fake.leave)
+    with pytest.raises(ConnectionClosed):
+        found.add_listener("/a", fake)
+    assert (list(found.listeners("/a")), backplane.unsubscribed) == ([other], [])
+
+
+def test_where_the_backplane_is_out_of_reach_it_is_no_listener():
+    found, fake = Gate(None), FakeWebSocket()
+    Waits(found, Fails())
+    with pytest.raises(BackplaneError):
+        found.add_listener("/a", fake)
+    assert len(found.listeners("/a")) == 0
+    found.add_listener("/a", fake)
+    assert list(found.listeners("/a")) == [fake]
+
+
+# Who is here.
+
+
+def test_presence_is_under_the_userid_and_counts_the_sockets(application):
+    application()
+    node = Node("a", Node())
+    for fake in (FakeWebSocket(userid="ann"), FakeWebSocket(userid="ann"), FakeWebSocket()):
+        node.add_listener(fake)
+    assert (node.presence(), node.listener_count()) == ({"ann": 2}, 3)
+
+
+def test_who_is_another_name_and_an_empty_one_is_none(application):
+    application()
+    node = Node("a", Node())
+    node.add_listener(FakeWebSocket(userid="ann"), who="Ann's phone")
+    node.add_listener(FakeWebSocket(userid="ann"), who="")
+    node.add_listener(FakeWebSocket(userid="ann"), who=7)
+    assert (node.presence(), node.listener_count()) == ({"Ann's phone": 1, 7: 1}, 3)
+
+
+def test_a_userid_that_is_neither_text_nor_a_number_is_its_text(application):
+    application()
+    node = Node("a", Node())
+    node.add_listener(FakeWebSocket(userid=UUID(int=1)))
+    assert node.presence() == {"00000000-0000-0000-0000-000000000001": 1}
+
+
+@pytest.mark.parametrize("who", [b"ann", 1.5, ["ann"]])
+def test_a_name_that_is_neither_text_nor_a_number_is_a_type_error(application, who):
+    application()
+    with pytest.raises(TypeError, match="who is a str or an int, not"):
+        Node("a", Node()).add_listener(FakeWebSocket(), who=who)
+
+
+def test_who_closes_is_here_no_more(application):
+    application()
+    node, fake = Node("a", Node()), FakeWebSocket(userid="ann")
+    node.add_listener(fake)
+    fake.leave()
+    assert (node.presence(), node.listener_count()) == ({}, 0)
+
+
+# From another thread, with an engine.
+
+
+def in_thread(engine, function):
+    answer = []
+    thread = threading.Thread(target=lambda: answer.append(function()), daemon=True)
+    thread.start()
+    turn_until(engine, lambda: not thread.is_alive())
+    return answer[0]
+
+
+def test_a_thread_may_come_back_read_and_count(engine, wire):
+    found = Gate(None)
+    websocket, peer = wire(gate=found)
+    node = Kept("a", Node())
+
+    def work():
+        ids = [found.send(node, each) for each in "123"]
+        complete = found.add_listener(node, websocket, since=ids[0], who="ann")
+        found.send(node, "4")
+        return complete, len(found.history("/a")), found.presence("/a"), found.listener_count("/a")
+
+    assert in_thread(engine, work) == (True, 3, {"ann": 1}, 1)
+    turn_until(engine, lambda: len(peer.read()) == 3)
+    assert peer.messages == ["2", "3", "4"]
+
+
+def test_recovered_messages_come_behind_what_was_on_its_way(engine, wire):
+    found = Gate(None)
+    websocket, peer = wire(gate=found)
+    found.add_listener("/b", websocket)
+    node = Kept("a", Node())
+    ids = [found.send(node, each) for each in "12"]
+    found.send("/b", "before")
+    assert found.add_listener(node, websocket, since=ids[0]) is True
+    found.send("/b", "after")
+    turn_until(engine, lambda: len(peer.read()) == 3)
+    assert peer.messages == ["before", "2", "after"]
+
+
+# Events.
+
+
+@pytest.fixture
+def subscribed(application, engine):
+    """A gate on ``engine`` and what a subscriber has seen, and in which greenlet."""
+    seen = []
+    registry = application()
+    config = Configurator(registry=registry)
+    for kind in (ListenerJoined, ListenerLeft, MessagesMissed):
+        config.add_subscriber(lambda event: seen.append((event, engine.greenlet)), kind)
+    config.commit()
+    return gate(registry), seen
+
+
+def test_who_comes_and_goes_reaches_subscribers_in_a_greenlet_of_their_own(
+    subscribed, engine, wire
+):
+    found, seen = subscribed
+    websocket, _peer = wire(gate=found)
+    found.add_listener("/a", websocket, who="ann")
+    found.remove_listener("/a", websocket)
+    assert seen == []
+    turn_until(engine, lambda: len(seen) == 2)
+    joined, left = (event for event, _greenlet in seen)
+    assert (type(joined), joined.address, joined.who) == (ListenerJoined, "/a", "ann")
+    assert (type(left), left.address, left.who) == (ListenerLeft, "/a", "ann")
+    assert joined.id != left.id
+    assert all(greenlet not in (engine.greenlet, engine._hub.greenlet) for _, greenlet in seen)
+
+
+def test_missed_messages_reach_subscribers(subscribed, engine):
+    found, seen = subscribed
+    found.bind(engine)
+    found._delivery.interrupted("/a", False, None)
+    turn_until(engine, lambda: seen)
+    assert [event for event, _greenlet in seen] == [MessagesMissed("/a")]
+
+
+def test_a_subscriber_that_fails_is_logged(application, engine, caplog):
+    registry = application()
+    config = Configurator(registry=registry)
+    config.add_subscriber(lambda event: int("x"), MessagesMissed)
+    config.commit()
+    gate(registry).bind(engine)
+    gate(registry)._delivery.interrupted("/a", False, None)
+    turn_until(engine, lambda: caplog.records)
+    assert caplog.records[0].getMessage() == "a subscriber to MessagesMissed failed"
+    assert caplog.records[0].exc_info[0] is ValueError
+
+
+def test_where_nobody_serves_nobody_is_told(application):
+    seen = []
+    registry = application()
+    config = Configurator(registry=registry)
+    config.add_subscriber(seen.append, ListenerJoined)
+    config.commit()
+    gate(registry).add_listener("/a", FakeWebSocket(), who="ann")
+    assert seen == []
+
+
+def test_an_application_that_is_gone_is_told_nothing(engine):
+    registry = Registry("gone")
+    found = Gate(registry)
+    found.bind(engine)
+    del registry
+    gc.collect()
+    found._delivery.interrupted("/a", False, None)
+    turn(engine)
+
+
+# The end.
+
+
+class Closes:
+    closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+def test_at_the_end_of_what_is_served_the_backplane_is_closed(engine):
+    found = Gate(None)
+    backplane = found._backplane = Closes()
+    found.bind(engine)
+    found.bind(engine)
+    engine.end()
+    assert backplane.closed == 1
+
+
+def test_an_engine_keeps_no_application_alive(engine):
+    found = Gate(None)
+    found.bind(engine)
+    gone = weakref.ref(found)
+    del found
+    gc.collect()
+    assert gone() is None
+    engine.end()

@@ -151,6 +151,7 @@ def test_every_module_has_tests_of_its_own(module):
 #: What holds no behaviour of its own, or is shown under another's name.
 NOT_MIRRORED = {
     "stargate.backplane",
+    "stargate.backplane.redis",
     # The suite: backplane/test_contract.py has it go red, as do those that inherit from it.
     "stargate.backplane.contract.delivering",
     "stargate.backplane.contract.keeping",
@@ -158,6 +159,7 @@ NOT_MIRRORED = {
     "stargate.backplane.contract.presence",
     "stargate.backplane.contract.process",
     "stargate.engine",  # In engine/test_stock.py.
+    "stargate.scripts",
     "stargate.engine.quiet",  # In engine/test_patching.py.
     "stargate.engine.accept",  # In functional/, on real sockets, as is
     "stargate.engine.wsgi",

@@ -265,6 +265,29 @@ def test_the_view_shows_in_introspection_with_its_predicate():
     assert (intr["callable"], intr["websocket"], intr["subprotocols"]) == (View, True, ("chat",))
 
 
+def test_ids_show_in_introspection():
+    config = configured()
+    config.add_websocket_view(View, context=Thing, ids=True)
+    (intr,) = [intr for intr in introspected(config) if intr["context"] is Thing]
+    assert intr["ids"] is True
+
+
+@pytest.mark.parametrize("subprotocols", ["stargate.v1", ("other", "stargate.v1")])
+def test_ids_go_with_no_subprotocols_of_ones_own(subprotocols):
+    config = configured()
+    config.add_websocket_view(View, context=Thing, ids=True, subprotocols=subprotocols)
+    with pytest.raises(ConfigurationError, match=r"subprotocols = .*, and no other"):
+        config.commit()
+
+
+@pytest.mark.parametrize("ids", [1, "true", None])
+def test_ids_are_true_or_false(ids):
+    config = configured()
+    config.add_websocket_view(View, context=Thing, ids=ids)
+    with pytest.raises(ConfigurationError, match=f"ids = {ids!r}: it must be True or False"):
+        config.commit()
+
+
 def test_two_socket_views_for_one_context_are_a_conflict():
     config = configured()
     config.add_websocket_view(View, context=Thing)
@@ -355,6 +378,18 @@ def test_the_decorator_is_found_by_a_scan_and_may_be_stacked():
         if intr["callable"] is Scanned
     }
     assert found == {("scanned", None), ("", Thing)}
+
+
+@websocket_view_config(name="speaking", ids=True, _category="ids")
+class Speaking(View):
+    pass
+
+
+def test_the_decorator_takes_ids():
+    config = configured()
+    config.scan("stargate_tests.test_config", categories=["ids"])
+    (intr,) = [intr for intr in introspected(config) if intr["callable"] is Speaking]
+    assert intr["ids"] is True
 
 
 def test_the_decorator_leaves_the_class_as_it_is():

@@ -8,6 +8,7 @@ import ast
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from websockets.sync.client import connect
 
 import stargate
 from stargate import WebSocketAwareContext
+from stargate.scripts.main import make_parser
 from stargate.server import read_settings
 from stargate_tests.waiting import wait_until
 
@@ -64,7 +66,7 @@ def post(live, path, data, **headers):
 @pytest.fixture
 def lamp_files():
     """The two files of the README."""
-    [(_, ini)] = blocks(ROOT / "README.rst", "ini")
+    [(_, ini), *_settings] = blocks(ROOT / "README.rst", "ini")
     lamp, *_others = [code for _, code in blocks(ROOT / "README.rst", "python")]
     return {"development.ini": ini, "lamp/__init__.py": lamp}
 
@@ -237,3 +239,47 @@ def test_the_program_without_an_ini_file_serves_and_stops(lamp_files, tmp_path):
             assert program.wait(PROGRAM) == 0
         finally:
             program.kill()
+
+
+# docs/howto/send-from-anywhere.rst and docs/commands.rst
+
+
+def test_the_settings_and_the_publisher_of_the_page_belong_together(
+    tmp_path, monkeypatch, own_redis
+):
+    page = ROOT / "docs/howto/send-from-anywhere.rst"
+    [(_, ini)] = blocks(page, "ini")
+    [program] = [code for _, code in blocks(page, "python") if "stargate.connect(" in code]
+    redis = own_redis()
+    assert "redis://localhost:6379/0" in ini
+    write(tmp_path, {"production.ini": ini.replace("redis://localhost:6379/0", redis.url)})
+    monkeypatch.chdir(tmp_path)
+    heard = redis.client().pubsub()
+    with heard:
+        heard.subscribe("stargate:{shop:/jobs/1}", "stargate:{shop:/jobs/2}")
+        messages = (each for each in heard.listen() if each["type"] == "message")
+        exec(compile(program, str(page), "exec"), {})
+        assert [next(messages)["data"].partition("\n")[2] for _ in range(2)] == [
+            "on",
+            '{"state": "off"}',
+        ]
+
+
+@pytest.mark.parametrize("name", ["howto/send-from-anywhere.rst", "commands.rst"])
+def test_every_command_that_is_shown_is_understood(name):
+    text = (ROOT / "docs" / name).read_text()
+    lines = re.findall(r"^    (?:\$ )?((?:.* \| )?stargate .*)$", text, re.MULTILINE)
+    shown = [shlex.split(each)[shlex.split(each).index("stargate") + 1 :] for each in lines]
+    assert len(shown) >= 3
+    for words in shown:
+        make_parser().parse_args(words)
+
+
+def test_the_page_of_the_command_names_every_option():
+    text = (ROOT / "docs/commands.rst").read_text()
+    [commands] = make_parser()._subparsers._group_actions
+    for name, command in commands.choices.items():
+        assert f"stargate {name}\n=" in text
+        for option in command._option_string_actions:
+            if option.startswith("--") and option not in ("--help", "--limit", "--timeout"):
+                assert option in text, option

@@ -34,6 +34,14 @@ def test_without_a_period_all_are_told_at_once(engine, told):
         assert websocket.close_code == 1001
 
 
+def test_where_others_have_taken_over_they_are_told_so(engine, told):
+    [(websocket, peer)] = told(1)
+    Drain(engine, 30.0, restarts=True).start()
+    peer.read()
+    assert (peer.close.code, peer.close.reason) == (1012, "the server is restarting")
+    assert websocket.close_code == 1012
+
+
 def test_a_crowd_is_told_in_slices_and_the_hub_has_its_turns(engine, told, monkeypatch):
     monkeypatch.setattr(drain, "SLICE", 4)
     opened = told(10)

@@ -1,7 +1,15 @@
 import pytest
 
 from stargate import exceptions
-from stargate.exceptions import AmbiguousApplication, ConnectionClosed, NoAddress, StargateError
+from stargate.exceptions import (
+    AmbiguousApplication,
+    BackplaneError,
+    BadAddress,
+    ConnectionClosed,
+    MessageTooBig,
+    NoAddress,
+    StargateError,
+)
 
 
 class DummyWebSocket:
@@ -9,7 +17,16 @@ class DummyWebSocket:
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionClosed, AmbiguousApplication, NoAddress], ids=lambda kind: kind.__name__
+    "error",
+    [
+        AmbiguousApplication,
+        BackplaneError,
+        BadAddress,
+        ConnectionClosed,
+        MessageTooBig,
+        NoAddress,
+    ],
+    ids=lambda kind: kind.__name__,
 )
 def test_every_error_has_the_one_root(error):
     assert issubclass(error, StargateError)
@@ -21,6 +38,9 @@ def test_every_error_has_the_one_root(error):
         (ConnectionClosed, ConnectionError),
         (AmbiguousApplication, LookupError),
         (NoAddress, LookupError),
+        (BadAddress, ValueError),
+        (BackplaneError, OSError),
+        (MessageTooBig, ValueError),
     ],
 )
 def test_every_error_is_the_builtin_a_caller_expects(error, builtin):
@@ -68,3 +88,19 @@ def test_no_address_names_the_class_the_lack_and_the_hook():
         "stargate_tests.test_exceptions.DummyWebSocket has no address: it has no __name__. "
     )
     assert "stargate_address()" in str(error)
+
+
+def test_bad_address_shows_what_was_given_and_what_would_be_right():
+    error = BadAddress("/a b", "it must be '/a%20b'")
+    assert error.address == "/a b"
+    assert str(error) == "'/a b' is the address of no resource: it must be '/a%20b'"
+
+
+def test_a_backplane_error_says_the_outcome_first_and_has_the_key_for_a_repeat():
+    error = BackplaneError("unknown", "redis://here: no answer within 2 s", "k")
+    assert (error.outcome, error.key) == ("unknown", "k")
+    assert str(error) == "unknown: redis://here: no answer within 2 s"
+
+
+def test_a_backplane_error_has_no_key_where_nothing_was_sent():
+    assert BackplaneError("not sent", "refused").key is None

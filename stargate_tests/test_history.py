@@ -67,11 +67,6 @@ def test_messages_are_kept_for_a_day_where_nothing_is_said():
     assert NOT_KEPT.size == 0
 
 
-@pytest.mark.parametrize(("message", "size"), [("ü🛰", 6), ("", 0), (b"\xff\x00", 2)])
-def test_the_size_of_a_message_is_counted_in_bytes(message, size):
-    assert Kept(str(ID), message, 0.0).size == size
-
-
 def test_a_history_is_a_list_that_says_whether_it_is_all_and_where_it_stands():
     kept = Kept(str(ID), "x", 0.0)
     found = History([kept], complete=False, position="here")

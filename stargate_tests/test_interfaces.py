@@ -3,7 +3,9 @@ from zope.interface.verify import verifyClass
 
 from stargate import interfaces
 from stargate.application import Gate
+from stargate.backplane.contract import Receiver
 from stargate.backplane.memory import MemoryBackplane
+from stargate.delivery import Delivery
 from stargate.engine.hub import Engine
 from stargate.resource import WebSocketAwareContext
 from stargate.testing import FakeWebSocket
@@ -17,6 +19,8 @@ KEPT = [
     (interfaces.IWebSocketView, WebSocketView),
     (interfaces.IGate, Gate),
     (interfaces.IBackplane, MemoryBackplane),
+    (interfaces.IReceiver, Delivery),
+    (interfaces.IReceiver, Receiver),
 ]
 
 

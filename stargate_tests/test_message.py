@@ -3,7 +3,17 @@ import zlib
 import pytest
 from websockets.frames import Opcode
 
-from stargate.message import DEFLATE_FROM, FIN, RSV1, TEXT, Message, deflate, frame, frame_for
+from stargate.message import (
+    DEFLATE_FROM,
+    ENVELOPE,
+    FIN,
+    RSV1,
+    TEXT,
+    Message,
+    deflate,
+    frame,
+    frame_for,
+)
 from stargate_tests.peers import Peer
 
 
@@ -117,3 +127,9 @@ def test_the_empty_block_at_the_end_is_left_out():
 
 def test_a_frame_begins_with_the_byte_given():
     assert frame(0x8A, b"hi") == b"\x8a\x02hi"
+
+
+def test_an_envelope_is_made_once_for_all_who_take_it():
+    message = Message("x" * DEFLATE_FROM, id="id")
+    assert message.frame_as(ENVELOPE) is message.frame_as(ENVELOPE)
+    assert message.frame_as(ENVELOPE + 12) is message.frame_as(ENVELOPE + 12)

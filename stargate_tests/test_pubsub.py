@@ -145,3 +145,77 @@ def test_a_snapshot_says_whether_somebody_is_among_them():
 
 def test_a_snapshot_is_shown_with_its_number():
     assert repr(Listeners({DummyListener(): None})) == "<1 listener(s)>"
+
+
+class DummyBackplane:
+    """Writes down what it is told, and how many listened then."""
+
+    def __init__(self, topics):
+        self._topics = topics
+        self.told = []
+
+    def enter(self, topic, who):
+        self.told.append(("enter", topic, who, len(self._topics.listeners(topic))))
+
+    def leave(self, topic, who):
+        self.told.append(("leave", topic, who, len(self._topics.listeners(topic))))
+
+    def unsubscribe(self, topic):
+        self.told.append(("unsubscribe", topic, len(self._topics.listeners(topic))))
+
+
+def told():
+    topics = Topics(Counters())
+    topics.backplane = DummyBackplane(topics)
+    return topics, topics.backplane.told
+
+
+def test_the_backplane_is_told_of_each_who_comes_and_goes_and_of_the_last():
+    topics, heard = told()
+    first, second = DummyListener(), DummyListener()
+    topics.join(first, "/a", who="ann")
+    topics.join(second, "/a")
+    topics.leave(first, "/a")
+    topics.leave(second, "/a")
+    assert heard == [
+        ("enter", "/a", "ann", 1),
+        ("enter", "/a", None, 2),
+        ("leave", "/a", "ann", 1),
+        ("leave", "/a", None, 0),
+        ("unsubscribe", "/a", 0),
+    ]
+
+
+def test_the_backplane_is_told_once_of_who_joins_twice_or_was_never_there():
+    topics, heard = told()
+    listener = DummyListener()
+    topics.leave(listener, "/a")
+    topics.join(listener, "/a", who="ann")
+    topics.join(listener, "/a", who="bob")
+    topics.leave(DummyListener(), "/a")
+    topics.leave(listener, "/a")
+    topics.leave(listener, "/a")
+    assert [each[:3] for each in heard] == [
+        ("enter", "/a", "ann"), ("leave", "/a", "ann"), ("unsubscribe", "/a", 0),
+    ]  # fmt: skip
+
+
+def test_the_backplane_is_told_once_of_one_that_is_discarded_twice():
+    topics, heard = told()
+    listener = DummyListener()
+    topics.join(listener, "/a", who=1)
+    (topic,) = listener._topics
+    topic.discard(listener)
+    topic.discard(listener)
+    assert [each[0] for each in heard] == ["enter", "leave", "unsubscribe"]
+
+
+def test_one_that_takes_another_form_than_plain_frames_is_seen_as_long_as_it_is_there():
+    topics = Topics(Counters())
+    plain, other = DummyListener(), DummyListener(15)
+    topics.join(plain, "/a")
+    assert topics.listeners("/a").plain
+    topics.join(other, "/a")
+    assert not topics.listeners("/a").plain
+    topics.leave(other, "/a")
+    assert topics.listeners("/a").plain

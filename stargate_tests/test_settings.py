@@ -14,6 +14,7 @@ from stargate.settings import (
     read,
     read_application,
     spare_descriptors,
+    without_password,
     words,
 )
 
@@ -205,3 +206,77 @@ def test_one_of_a_few_words_is_taken_and_no_other():
     assert one_of("a", "b")("b") == "b"
     with pytest.raises(ValueError, match="it must be 'a' or 'b'"):
         one_of("a", "b")("c")
+
+
+# The backplane.
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "rediss://:secret@redis.example:6380/1",
+        "unix:///run/redis.sock",
+        "redis+sentinel://one:26379,two:26379/main",
+        "redis+cluster://one:6379",
+        "rediss+cluster://one",
+    ],
+)
+def test_a_backplane_is_the_url_of_a_redis(url):
+    found = read_application({"stargate.backplane": f" {url}\n", "stargate.namespace": "shop"})
+    assert (found["backplane"], found["namespace"]) == (url, "shop")
+
+
+@pytest.mark.parametrize("url", ["Memory", "", "localhost:6379", "redis", "redis:", "amqp://here"])
+def test_what_is_no_url_of_a_redis_is_a_configuration_error(url):
+    with pytest.raises(ConfigurationError, match="it must be 'memory' or a URL as in redis://"):
+        read_application({"stargate.backplane": url})
+
+
+def test_with_a_redis_a_namespace_is_required():
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({"stargate.backplane": "redis://:secret@localhost"})
+    assert str(caught.value) == (
+        "stargate.namespace is not set: with a Redis it must be the name of this application "
+        "there, as in stargate.namespace = shop"
+    )
+
+
+def test_without_a_redis_a_namespace_may_be_there_and_need_not():
+    assert read_application({"stargate.namespace": "shop"})["namespace"] == "shop"
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 65, "{shop}", "shop:1", "sh\u00f6p", "a\nb"])
+def test_a_namespace_that_does_not_fit_into_a_key_is_a_configuration_error(name):
+    with pytest.raises(ConfigurationError, match="it must be 1 to 64 letters, digits"):
+        read_application({"stargate.namespace": name})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://user:secret@host/",
+        "amqp://:secret@host",
+        "amqp://:sec/secret@host",
+        "amqp://:secret@secret@host",
+        "user:secret@host:6379",
+        "redi://:secret\nsecret@host",
+        "memory?password=secret&x=1",
+        "x://host?PASSWORD=secret",
+    ],
+)
+def test_a_password_in_a_bad_url_does_not_show(value):
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({"stargate.backplane": value})
+    assert "secret" not in str(caught.value)
+    assert str(caught.value).startswith("stargate.backplane = '")
+
+
+def test_what_has_no_password_shows_whole():
+    assert without_password("amqp://host/1?x=2") == "amqp://host/1?x=2"
+    assert without_password("amqp://u:p@host/1") == "amqp://***@host/1"
+    assert without_password(5) == 5
+
+
+def test_who_comes_back_may_be_sent_what_is_set():
+    assert limits(read_application({"stargate.recover_limit": "5"})).recover_limit == 5

@@ -1,10 +1,10 @@
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 from websockets.sync.client import connect
 
 from stargate.interfaces import IGate
-from stargate.stats import Counters, count_refusal
+from stargate.stats import Counters, Stats, count_refusal
 from stargate_tests import raw
 from stargate_tests.functional.tree import make_app
 from stargate_tests.waiting import wait_until
@@ -141,3 +141,14 @@ def test_stats_are_a_value_that_does_not_change(live_server):
 
 def test_an_application_that_nobody_serves_has_stats_as_well():
     assert make_app().registry.getUtility(IGate).stats().opened == 0
+
+
+def test_every_counter_is_in_the_stats():
+    names = {field.name for field in fields(Stats)}
+    assert names == {*Counters.__slots__, "queued_bytes"}
+
+
+def test_what_was_counted_between_processes_is_in_the_stats():
+    gate = make_app().registry.getUtility(IGate)
+    gate.counters.gaps, gate.counters.lag = 3, 0.25
+    assert (gate.stats().gaps, gate.stats().lag, gate.stats().published) == (3, 0.25, 0)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stargate import walk
-from stargate.message import Message
+from stargate.message import ENVELOPE, Message
 from stargate.pubsub import Topics
 from stargate.stats import Counters
 from stargate.walk import Walks, write
@@ -418,7 +418,7 @@ def test_writing_never_raises(listener, held, lost):
 def test_a_listener_that_inflates_gets_the_compressed_frames():
     world = World()
     (plain,) = world.join(1)
-    inflating = DummyListener(window_bits=12)
+    inflating = DummyListener(form=12)
     world.topics.join(inflating, "/a")
     message = Message("tell " * 100)
     world.walks.add(world.topics.listeners("/a"), message)
@@ -430,7 +430,7 @@ def test_a_listener_that_inflates_gets_the_compressed_frames():
 
 def test_several_compressed_messages_leave_as_one_buffer():
     world = World()
-    inflating = DummyListener(window_bits=12)
+    inflating = DummyListener(form=12)
     world.topics.join(inflating, "/a")
     messages = [Message("tell " * 100), Message("more " * 100)]
     for message in messages:
@@ -454,7 +454,7 @@ def test_of_a_walk_that_is_overtaken_only_who_was_not_served_misses_it(small):
 def test_who_was_excluded_since_gets_nothing_once_a_compressed_walk_is_overtaken(small):
     """Marks that are written late must not take back what is there already."""
     world = World()
-    listeners = [DummyListener(window_bits=12) for _ in range(9)]
+    listeners = [DummyListener(form=12) for _ in range(9)]
     for listener in listeners:
         world.topics.join(listener, "/a")
     world.send("both")
@@ -487,9 +487,7 @@ class Model:
 
     def __init__(self):
         self.world = World()
-        self.listeners = [
-            DummyListener(window_bits=12 if peer % 3 == 1 else None) for peer in PEERS
-        ]
+        self.listeners = [DummyListener(form=12 if peer % 3 == 1 else None) for peer in PEERS]
         self.members = {address: [] for address in ADDRESSES}
         self.expected = [[] for _ in PEERS]
         self.sent = 0
@@ -559,3 +557,15 @@ def test_every_attachment_gets_exactly_its_messages_once_and_in_order(
             getattr(model, name)(*args)
             model.check()
         model.check_all()
+
+
+@pytest.mark.parametrize("form", [None, 12, ENVELOPE, ENVELOPE + 12])
+def test_all_listeners_of_one_form_are_written_the_same_bytes_object(form):
+    world = World()
+    listeners = [DummyListener(form) for _ in range(3)]
+    for listener in (*listeners, DummyListener(ENVELOPE + 9)):
+        world.topics.join(listener, "/a")
+    world.send("x" * 100)
+    world.turns()
+    (first,), (second,), (third,) = (listener.buffers for listener in listeners)
+    assert first is second is third

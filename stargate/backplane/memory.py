@@ -29,6 +29,8 @@ POSITION_SECONDS = 3600.0
 class MemoryBackplane:
     """Carries messages no further than this process, and keeps them no longer than it lives."""
 
+    networked = False
+
     def __init__(self, receiver: Any) -> None:
         self._receiver = receiver
         #: What is kept; the address that is looked at next comes first.

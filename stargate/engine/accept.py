@@ -126,6 +126,14 @@ class HttpServer:
             for sock in self._listening:
                 self.engine.unwatch(sock.fileno())
 
+    def listen_no_more(self) -> None:
+        """Close the listening sockets; whoever has been accepted is served."""
+        self.pause()
+        for sock in self._listening:
+            sock.close()
+        self._listening = []
+        self._spare.close()
+
     def is_stopping(self) -> bool:
         """Whether it is ending: requests are answered still, but nothing new is to be opened."""
         return self._stopping
@@ -133,11 +141,7 @@ class HttpServer:
     def stop(self) -> None:
         """Accept no more, close the listening sockets, and idle connections with them."""
         self._stopping = True
-        self.pause()
-        for sock in self._listening:
-            sock.close()
-        self._listening = []
-        self._spare.close()
+        self.listen_no_more()
         for conversation in list(self._open):
             conversation.stop()
 

@@ -171,6 +171,11 @@ class Engine:
         return bool(poll.poll(seconds * 1000))
 
     @property
+    def patched(self) -> bool:
+        """Whether what waits for a network gives way to others, as it must in this thread."""
+        return bool(patcher.is_monkey_patched("socket"))
+
+    @property
     def watched(self) -> int:
         """How many descriptors are watched."""
         return len(self._watchers) - 1

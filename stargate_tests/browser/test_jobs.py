@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from stargate_tests.serving import DEADLINE
+from stargate_tests.serving import DEADLINE, JOBS
 
 pytestmark = pytest.mark.browser
 
@@ -40,6 +42,10 @@ def post(url: str, body: bytes = b"") -> int:
 
 def expect_connected(page: Page) -> None:
     expect(page.locator("#connection")).to_have_text("Connected")
+
+
+def expect_reloaded(page: Page) -> None:
+    expect(page.locator("#connection")).to_have_text("Connected, state reloaded")
 
 
 def expect_state(page: Page, state: str) -> None:
@@ -137,7 +143,7 @@ def test_the_list_forgets_what_went_with_a_server(pserve, window):
     server.stop()
     expect(jobs.locator("#connection")).to_contain_text("Reconnecting")
     again = pserve(server.port)
-    expect_connected(jobs)
+    expect_reloaded(jobs)
     expect(jobs.locator("#jobs li")).to_have_count(0)
     post(f"{again.url}/jobs/three", b"state=on")
     expect(jobs.locator("#jobs .name")).to_have_text(["three"])
@@ -153,7 +159,7 @@ def test_the_page_reconnects_by_itself_when_the_server_is_back(pserve, window):
     expect(page.locator("#connection")).to_contain_text("Reconnecting")
     expect(page.get_by_role("button", name="Off", exact=True)).to_be_disabled()
     again = pserve(server.port)
-    expect_connected(page)
+    expect_reloaded(page)
     expect_state(page, "off")  # Jobs live as long as their process.
     expect(page.locator("#log li")).to_have_count(0)
     assert post(f"{again.url}/jobs/demo", b"state=on") == 204
@@ -162,3 +168,106 @@ def test_the_page_reconnects_by_itself_when_the_server_is_back(pserve, window):
     assert [error for error in page.errors if "ERR_CONNECTION_REFUSED" not in error] == []
     assert again.stop() == 0
     assert "Traceback" not in server.log + again.log
+
+
+# Coming back: the same application, in a thread of this process, so that a test can cut.
+
+
+@pytest.fixture
+def live(live_server, monkeypatch):
+    monkeypatch.syspath_prepend(JOBS)
+    return live_server(importlib.import_module("jobs").main({}))
+
+
+@pytest.fixture
+def jobs(live):
+    return live.application.root_factory(None)["jobs"]
+
+
+@pytest.fixture
+def page(live, jobs, window):
+    """A page that has seen one message, and so has an id to come back with."""
+    page = window(f"{live.url}/jobs/demo")
+    expect_connected(page)
+    jobs["demo"].control("off")
+    expect(page.locator("#log li")).to_have_count(1)
+    yield page
+    assert page.errors == []
+
+
+def while_cut(live, resource, change) -> None:
+    """Cut off whoever listens to ``resource``, and call ``change()`` before anybody is back."""
+
+    def cut():
+        for websocket in live.gate.listeners(resource):
+            websocket._lose()
+        change()
+
+    live.server.engine.ask_from_thread(cut)
+
+
+def hear(page: Page) -> list[dict]:
+    """What the page's WebSockets receive from its next one on, as it comes."""
+    heard = []
+
+    def listen(websocket):
+        websocket.on("framereceived", lambda frame: heard.append(json.loads(frame)))
+
+    page.on("websocket", listen)
+    return heard
+
+
+def test_a_page_that_was_cut_off_shows_what_it_missed_once(live, jobs, page):
+    heard = hear(page)
+    changes = ["on", "off", "on"]
+    while_cut(live, jobs["demo"], lambda: [jobs["demo"].control(each) for each in changes])
+    shown = ["switched on", "switched off", "switched on", "switched off"]  # The newest first.
+    expect(page.locator("#log li")).to_contain_text(shown)
+    expect_connected(page)
+    expect_state(page, "on")
+    jobs["demo"].control("off")
+    expect_state(page, "off")
+    expect(page.locator("#log li")).to_have_count(5)
+    ids = [each["id"] for each in heard if "data" in each]
+    assert len(ids) == len(set(ids)), "a message has come twice"
+    assert [each["recovered"] for each in heard if "recovered" in each] == [True]
+
+
+def test_a_page_that_comes_back_too_late_shows_the_present_state(live, jobs, page):
+    heard = hear(page)
+    jobs["demo"].history_size = 1
+    while_cut(live, jobs["demo"], lambda: [jobs["demo"].control("on") for _ in range(3)])
+    expect_reloaded(page)
+    expect_state(page, "on")
+    expect(page.locator("#log li")).to_have_count(4)
+    expect(page.get_by_role("button", name="Off", exact=True)).to_be_enabled()
+    assert heard[0]["recovered"] is False
+    jobs["demo"].history_size = 100
+    jobs["demo"].control("off")
+    expect(page.locator("#log li")).to_have_count(5)
+    while_cut(live, jobs["demo"], lambda: jobs["demo"].control("on"))
+    expect(page.locator("#log li")).to_have_count(6)
+    expect_connected(page)  # This time all of it was there.
+
+
+def test_a_page_begins_anew_when_the_server_itself_has_missed_something(live, jobs, page):
+    def miss():
+        jobs["demo"].log = [{"time": 0, "event": "unheard of"}]
+        live.gate._delivery.interrupted(jobs["demo"].path, False, "there")
+        jobs["demo"].report("heard too late")
+
+    live.server.engine.ask_from_thread(miss)
+    expect_reloaded(page)
+    expect(page.locator("#log li")).to_contain_text(["heard too late", "unheard of"])
+
+
+def test_the_list_shows_what_it_missed_and_keeps_the_others(live, jobs, window):
+    jobs["one"].control("on")
+    page = window(f"{live.url}/jobs")
+    expect(page.locator("#jobs .name")).to_have_text(["one"])
+    jobs["two"].control("on")
+    expect(page.locator("#jobs .name")).to_have_text(["one", "two"])
+    while_cut(live, jobs, lambda: jobs["three"].control("on"))
+    expect(page.locator("#jobs .name")).to_have_text(["one", "three", "two"])
+    expect_connected(page)
+    assert page.errors == []

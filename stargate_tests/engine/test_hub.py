@@ -814,3 +814,42 @@ def test_lent_greenlets_end_with_the_engine():
     turn(engine)
     engine.close()
     assert seen[0].dead
+
+
+# The end of what is served.
+
+
+def test_what_is_to_be_done_at_the_end_is_done_once(engine):
+    ended = []
+    engine.when_ending(lambda: ended.append("one"))
+    engine.when_ending(lambda: ended.append("two"))
+    engine.end()
+    engine.end()
+    assert sorted(ended) == ["one", "two"]
+
+
+def test_an_ending_that_fails_is_logged_and_the_others_are_done(engine, caplog):
+    ended = []
+
+    def fail():
+        raise Boom("at the end")
+
+    engine.when_ending(lambda: ended.append(1))
+    engine.when_ending(fail)
+    engine.when_ending(lambda: ended.append(2))
+    engine.end()
+    assert sorted(ended) == [1, 2]
+    (record,) = caplog.records
+    assert (record.getMessage(), record.exc_info[0]) == ("an ending failed", Boom)
+
+
+def test_an_ending_may_wait(engine, run):
+    ended = []
+
+    def wait():
+        turn(engine)
+        ended.append(1)
+
+    engine.when_ending(wait)
+    run(engine.end)
+    assert ended == [1]

@@ -77,14 +77,22 @@ def patched(context, request):
     return Response(str(is_monkey_patched("thread")))
 
 
+class Kept(Node):
+    """A resource that keeps its messages."""
+
+    history_size = 100
+
+
 def main(global_config, **settings):
     root = Node()
+    root.children["kept"] = Kept("kept", root)
     with Configurator(root_factory=lambda request: root, settings=settings) as config:
         config.include("stargate")
         config.add_websocket_view(Talk, context=Node)
         config.add_websocket_view(Echo, context=Node, name="echo")
         config.add_websocket_view(EchoHandler, context=Node, name="handler")
         config.add_websocket_view(Listen, context=Node, name="listen")
+        config.add_websocket_view(Listen, context=Kept, name="ids", ids=True)
         config.add_websocket_view(Deaf, context=Node, name="deaf")
         for view in (thread_locals, slow, fail, send, many, flood, refusals, patched):
             config.add_view(view, context=Node, name=view.__name__)

@@ -1,8 +1,10 @@
 """The end of a server that is busy: everybody is told, and what is under way is finished."""
 
+import os
 import resource as rlimits
 import select
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from time import monotonic
@@ -11,6 +13,8 @@ import pytest
 
 from stargate import WebSocketView
 from stargate.engine import current_engine
+from stargate.server import Server
+from stargate.testing import LiveServer
 from stargate_tests import raw, transports
 from stargate_tests.functional.program import pserve
 from stargate_tests.functional.tree import Node, make_app
@@ -242,3 +246,86 @@ def test_a_handshake_whose_view_is_being_made_when_the_server_stops_is_503(start
         sock.sendall(raw.handshake("localhost", "/a/@@z"))
         assert raw.read_all(sock).startswith(b"HTTP/1.1 503 ")
     assert server.gate.stats().refusals == {"stopping": 1}
+
+
+# Where others go on accepting.
+
+
+def tell(server, function, **options):
+    """Have the thread of a server call ``function`` in a greenlet."""
+    engine = server.server.engine
+    engine.call_from_thread(engine.spawn, lambda: function(**options))
+
+
+def test_who_was_accepted_last_is_served_before_a_server_that_restarts_says_1012(
+    live_server, monkeypatch
+):
+    monkeypatch.setattr("stargate.server.HAND_OVER", 1.0)  # For this machine, however busy it is.
+    server = live_server(make_app())
+    with raw.dial(server.url) as sock:
+        wait_until(lambda: server.server.http)
+        tell(server, server.server.stop, restarts=True)
+        wait_until(lambda: refused(server.url))
+        sock.sendall(raw.handshake(path="/a"))
+        assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
+        assert raw.read_frame(sock) == (8, b"\x03\xf4the server is restarting")
+        sock.sendall(raw.frame(b"\x03\xf4", 8))
+    server.stop()  # It has been told; this waits for its end.
+
+
+def refused(url):
+    try:
+        raw.dial(url).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_server_that_is_cut_says_nothing_and_ends_at_once(live_server, caplog):
+    server = live_server(make_app())
+    with raw.connect(server.url, "/a") as sock:
+        tell(server, server.server.cut)
+        assert raw.read_all(sock) == b""
+    server.stop()
+    assert "cut" not in caplog.text
+
+
+def test_cutting_ends_a_restart_that_has_not_said_anything_yet(live_server):
+    server = live_server(make_app())
+    with raw.connect(server.url, "/a") as sock:
+        tell(server, server.server.stop, restarts=True)
+        tell(server, server.server.cut)
+        assert raw.read_all(sock) == b""
+    server.stop()
+
+
+def test_a_server_takes_sockets_that_listen_already_and_leaves_their_places(tmp_path):
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        listening.setblocking(False)
+        ours = Listening(make_app(), listening.dup())
+        with ours as server:
+            assert server.server.urls == [f"unix:{path}"]
+            with raw.connect(f"unix:{path}", "/a"):
+                pass
+        with raw.dial(f"unix:{path}"):
+            pass  # It is listened to still.
+    assert os.path.exists(path)
+
+
+class Listening(LiveServer):
+    """One on a socket that it was given."""
+
+    def __init__(self, application, listening):
+        super().__init__(application)
+        self._listening = [listening]
+
+    def _run(self):
+        self.server = Server(self.application, self.settings, self._listening)
+        self._ready.set()
+        try:
+            self.server.serve()
+        finally:
+            self.server.engine.close()

@@ -16,6 +16,7 @@ class Jobs(WebSocketAwareContext, dict):
 
     __name__ = "jobs"
     max_jobs, max_name = 100, 40
+    history_size, history_ttl = 1000, 600  # For pages that come back: messages, and seconds.
 
     def __init__(self, parent: Root):
         self.__parent__ = parent
@@ -28,6 +29,8 @@ class Jobs(WebSocketAwareContext, dict):
 
 class Job(WebSocketAwareContext):
     """It is on or off, and can run; whatever happens to it, it tells its listeners."""
+
+    history_size, history_ttl = 1000, 600
 
     def __init__(self, name: str, parent: Jobs):
         self.__name__, self.__parent__ = name, parent

@@ -36,18 +36,18 @@ def run(job, request):
     return HTTPNoContent() if job.run() else HTTPConflict("this job is running already")
 
 
-@websocket_view_config(context=Jobs)
+@websocket_view_config(context=Jobs, ids=True)
 class JobsSocket(WebSocketView):
     def on_open(self, websocket):
-        super().on_open(websocket)
-        websocket.send_json([job.facts() for job in self.context.values()])
+        if not self.context.add_listener(websocket):
+            websocket.send_json([job.facts() for job in self.context.values()])
 
 
-@websocket_view_config(context=Job)
+@websocket_view_config(context=Job, ids=True)
 class JobSocket(WebSocketView):
     def on_open(self, websocket):
-        super().on_open(websocket)
-        websocket.send_json(self.context.facts() | {"log": self.context.log})
+        if not self.context.add_listener(websocket):  # True: it has got all that it missed.
+            websocket.send_json(self.context.facts() | {"log": self.context.log})
         self.context.report_soon()
 
     def on_close(self, websocket):

@@ -13,11 +13,12 @@ def test_pserve_serves_page_and_websocket_and_ends_on_sigterm(pserve):
     url = f"{server.url}/jobs/demo"
     with urlopen(url, timeout=DEADLINE) as page:
         assert b"/static/job.js" in page.read()
-    with connect("ws" + url.removeprefix("http"), open_timeout=DEADLINE) as client:
-        assert json.loads(client.recv(timeout=DEADLINE))["state"] == "off"
+    options = {"subprotocols": ["stargate.v1"], "open_timeout": DEADLINE}
+    with connect("ws" + url.removeprefix("http"), **options) as client:
+        assert json.loads(client.recv(timeout=DEADLINE))["data"]["state"] == "off"
         with urlopen(Request(url, b"state=on", method="POST"), timeout=DEADLINE) as answer:
             assert answer.status == 204
-        while json.loads(client.recv(timeout=DEADLINE))["state"] != "on":
+        while json.loads(client.recv(timeout=DEADLINE))["data"]["state"] != "on":
             pass
         assert server.stop() == 0
         for _ in client:

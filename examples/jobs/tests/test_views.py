@@ -45,13 +45,19 @@ def status(server, path, **options):
 
 
 def watch(server, path):
-    return connect(server.websocket_url(path), open_timeout=DEADLINE)
+    url = server.websocket_url(path)
+    return connect(url, subprotocols=["stargate.v1"], open_timeout=DEADLINE)
+
+
+def receive(client):
+    """The next object, with its id."""
+    return json.loads(client.recv(timeout=DEADLINE))
 
 
 def hear(client, fits=lambda message: True):
     """The next message that fits; those before it are passed over."""
     while True:
-        message = json.loads(client.recv(timeout=DEADLINE))
+        message = receive(client)["data"]
         if fits(message):
             return message
 
@@ -99,6 +105,34 @@ def test_whoever_comes_later_learns_how_the_job_stands(server):
         message = hear(client)
     assert message["state"] == "on"
     assert [entry["event"] for entry in message["log"]] == ["switched on"]
+
+
+@pytest.mark.parametrize("path", ["/jobs/demo", "/jobs"])
+def test_whoever_comes_back_gets_what_it_has_missed_and_nothing_else(server, path):
+    with watch(server, path) as client:
+        assert "id" not in receive(client)  # How things stand, to this one alone.
+        ask(server, "/jobs/demo", method="POST", state="on")
+        seen = receive(client)
+        while "on" not in json.dumps(seen["data"]):
+            seen = receive(client)
+    missed = []
+    ask(server, "/jobs/demo", method="POST", state="off")
+    with watch(server, f"{path}?since={seen['id']}") as client:
+        while "recovered" not in (found := receive(client)):
+            missed.append(found)
+    assert found["recovered"]
+    assert all("id" in message for message in missed)
+    assert '"state": "off"' in json.dumps(missed)
+
+
+@pytest.mark.parametrize("path", ["/jobs/demo", "/jobs"])
+def test_whoever_comes_back_too_late_learns_how_things_stand(server, path):
+    ask(server, "/jobs/demo", method="POST", state="on")
+    with watch(server, f"{path}?since=long-ago") as client:
+        assert receive(client)["recovered"] is False
+        whole = receive(client)
+    assert "id" not in whole
+    assert '"state": "on"' in json.dumps(whole["data"])
 
 
 def test_all_learn_how_many_are_watching(server):

@@ -36,7 +36,8 @@ class Making:
         """Called by pytest after each test: closes what it has made."""
         for process in reversed(self._made):
             process.end()
-        assert [error for each in self._made for error in each.receiver.errors] == []
+        errors = [error for each in self._made for error in each.receiver.errors]
+        assert not errors, errors
 
     def process(self, make: Callable[[Receiver], Any] | None = None) -> Process:
         """A process, which is ended behind the test."""

@@ -25,8 +25,9 @@ DEADLINE = 30.0
 _pause = threading.Event()
 
 
-def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+def until(condition: Callable[[], object], deadline: float | None = None) -> None:
     """Return when ``condition()`` is true; an ``AssertionError`` when that takes too long."""
+    deadline = DEADLINE if deadline is None else deadline
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, f"not within {deadline} s: {condition}"

@@ -50,6 +50,8 @@ TRIES = 20
 class RedisBackplane:
     """Carries messages between the processes of one namespace, and keeps those that are kept."""
 
+    networked = True
+
     def __init__(self, settings: Mapping[str, Any], receiver: Any, counters: Counters) -> None:
         self._receiver, self._counters = receiver, counters
         self._max_size = int(settings["max_send_size"])
@@ -106,6 +108,8 @@ class RedisBackplane:
         subscription = self._subscription(topic)
         subscription.joining += 1
         try:
+            if self._presence is not None:
+                self._presence.begin()  # Between this and the attachment nothing may give way.
             self._stand(subscription)
             self._begin(subscription, keep)
             return self._since(subscription, since)

@@ -196,7 +196,7 @@ class Commands:
         return self._open(where, timeout)
 
     def look_again(self, *, now: bool = False) -> None:
-        """See whether something has moved; ``now``: it is likely. May raise ``BackplaneError``."""
+        """See whether something has moved; ``now``: it is likely."""
 
     def learn(self, slot: int, where: Place) -> None:
         """A server has said that ``slot`` is there."""

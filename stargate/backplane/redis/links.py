@@ -120,17 +120,17 @@ class Links:
     # In the thread that watches.
 
     def _run(self) -> None:
+        pause = PAUSE
         while not self._closed.is_set():
-            trouble = self._trouble.wait(PAUSE if self._homeless else LOOK)
+            trouble = self._trouble.wait(pause if self._homeless else LOOK)
             self._trouble.clear()
             try:
                 self._commands.look_again(now=trouble)
                 self._rearrange()
-            except BackplaneError as error:
-                log.info("where the backplane is can't be found out: %s", error)
             except Exception:
                 log.exception("the watch over the backplane failed")
-            self._closed.wait(PAUSE)
+            pause = min(2 * pause, LOOK) if self._homeless else PAUSE
+            self._closed.wait(pause if self._homeless else PAUSE)
 
     def _rearrange(self) -> None:
         """Have everything heard where it is."""

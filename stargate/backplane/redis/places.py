@@ -128,6 +128,10 @@ class Place:
         if batch is not None:
             self._changed.update((item.who, None) for item in batch.items)
 
+    def doubt(self) -> None:
+        """The Redis may have something else than it was told; what is pending it may have done."""
+        self.doubtful, self.listed = True, False
+
     def settle(self) -> bool:
         """Tell again what could not be told of; returns whether there is anything."""
         self._changed.update(self._unsettled)

@@ -140,7 +140,7 @@ return 1
 
 #: Renews a worker's lease, also where there is no memory for anything else. Returns 0 where the
 #: worker has been called gone; else 1, the epoch, the end of the lease, whether it had one, and all
-#: workers, each with whether it has a lease and the epoch that it has written everything in.
+#: workers, each with what has become of its lease and the epoch that it has written everything in.
 LOOK = Script(
     """#!lua flags=allow-oom
 local workers, gone, epoch_at, filled = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -161,12 +161,14 @@ end
 if known == '' then full = epoch end
 if full ~= '' then redis.call('HSET', filled, worker, full) end
 redis.call('ZADD', workers, now + lease, worker)
+local held = ends >= now and 1 or 0
 local all, found = redis.call('ZRANGE', workers, 0, -1, 'WITHSCORES'), {{}}
 for i = 1, #all, 2 do
-  local alive = tonumber(all[i + 1]) >= now and 1 or 0
-  found[#found + 1] = {{all[i], alive, redis.call('HGET', filled, all[i]) or ''}}
+  local ends = tonumber(all[i + 1])
+  local state = ends == 0 and 'ended' or ends < now and 'run out' or 'alive'
+  found[#found + 1] = {{all[i], state, redis.call('HGET', filled, all[i]) or ''}}
 end
-return {{1, epoch, now + lease, ends >= now and 1 or 0, found}}
+return {{1, epoch, now + lease, held, found}}
 """
 )
 
@@ -177,6 +179,14 @@ local workers, addresses = KEYS[1], KEYS[2]
 if tonumber(redis.call('ZSCORE', workers, ARGV[1]) or 0) < tonumber(ARGV[2]) then return 0 end
 redis.call('SADD', addresses, unpack(ARGV, 3))
 return 1
+"""
+)
+
+#: Undoes ``LIST``, if the lease is still as it was: not where this arrives late, after a failure.
+UNLIST = Script(
+    """
+if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0) ~= tonumber(ARGV[2]) then return 0 end
+return redis.call('SREM', KEYS[2], unpack(ARGV, 3))
 """
 )
 
@@ -199,12 +209,14 @@ return {1, redis.call('SMEMBERS', addresses)}
 """
 )
 
-#: Ends the lease of a worker; returns how many others have one.
+#: Ends the lease of a worker. Returns those that have ended theirs and are not yet swept away, if
+#: nobody is left to do that.
 LEAVE = Script(
     _NOW
     + """
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) then redis.call('ZADD', KEYS[1], 0, ARGV[1]) end
-return redis.call('ZCOUNT', KEYS[1], now, '+inf')
+if redis.call('ZCOUNT', KEYS[1], now, '+inf') > 0 then return {} end
+return redis.call('ZRANGEBYSCORE', KEYS[1], 0, 0)
 """
 )
 

@@ -71,7 +71,7 @@ local publish, head, tail, repeat_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local size, ttl, epoch, tag = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local before = redis.call('GET', once)
 if before then
-  -- Something is written, so that WAIT waits for what was written before.
+  -- Something is written: WAIT then waits for it, and so for what came before, on any server.
   redis.call('PEXPIRE', once, repeat_ms)
   return {before, 1}
 end

@@ -6,13 +6,12 @@ Whose worker it is, and when, is ``presence.py``'s.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from stargate.backplane.redis.commands import PIPELINED, Commands
+from stargate.backplane.redis.commands import NOT_SENT, PIPELINED, Commands
 from stargate.backplane.redis.places import Who, decode
 from stargate.backplane.redis.presence_scripts import (
     ANY,
@@ -24,8 +23,7 @@ from stargate.backplane.redis.presence_scripts import (
     worker_keys,
 )
 from stargate.backplane.redis.scripts import keys_of
-
-log = logging.getLogger("stargate.backplane")
+from stargate.exceptions import BackplaneError
 
 
 class Event(NamedTuple):
@@ -86,17 +84,23 @@ class Ledger:
         )
         if not taken[0]:
             return
+        errors: list[Exception] = []
         for some in pieces([each.decode() for each in taken[1]], PIPELINED):
             if until is not None and monotonic() >= until:
                 return
             replies = self.change([(topic, (worker, ANY, GONE, 1)) for topic in some])
-            for topic, reply in zip(some, replies, strict=True):
-                if isinstance(reply, Exception):
-                    log.warning("presence at %s can't be corrected: %s", topic, reply)
-                else:
-                    yield from reply
-            self.forget(worker, [(topic, GONE) for topic in some])
+            for reply in replies:
+                yield from reply if isinstance(reply, list) else ()
+            replies += self.forget(worker, [(topic, GONE) for topic in some])
+            errors += [each for each in replies if is_passing(each)]
+        if errors:
+            raise BackplaneError(NOT_SENT, f"{worker} is not swept away yet: {errors[0]}")
         self._commands.script(END, (keys.workers, keys.filled, addresses, sweeping), (worker,))
+
+
+def is_passing(reply: Any) -> bool:
+    """Whether ``reply`` is an error, and not that somebody else's key has our key's name."""
+    return isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE")
 
 
 def _events(topic: str, known: int, answer: bytes) -> list[Event] | None:

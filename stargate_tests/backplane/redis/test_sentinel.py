@@ -4,6 +4,7 @@ import threading
 from contextlib import ExitStack
 
 import pytest
+import redis
 
 from stargate.backplane.contract.process import state, texts
 from stargate.backplane.redis.kinds import commands_to
@@ -138,6 +139,8 @@ def test_a_replica_is_not_taken_for_a_primary(replica, sentinel):
     commands = commands_to(sentinel.url, 0.5)
     commands._moved(None, ("127.0.0.1", replica.port))
     commands._ask_at = float("inf")
+    with pytest.raises(redis.ConnectionError, match="no primary"):
+        commands.open_subscriber(commands.where(""), 2.0)
     assert commands.command("key", "SET", "key", "value") == b"OK"
     assert commands.where("") == ("127.0.0.1", sentinel.primary_port)
     commands.close()
@@ -237,6 +240,8 @@ def test_a_message_that_no_replica_has_is_of_unknown_outcome(primary, replica, s
         with pytest.raises(BackplaneError, match=r"0 replica\(s\) have it") as caught:
             sender.send("/a", "2", keep=KEEP, key="k")
         assert (caught.value.outcome, caught.value.key) == ("unknown", "k")
+        sender.backplane.commands.close()  # Another connection has written nothing yet.
+        sender.backplane.commands._pools.clear()
     replica.catch_up()
     id = sender.send("/a", "2", keep=KEEP, key="k")
     wait_until(lambda: listener.messages == ["1", "2"])

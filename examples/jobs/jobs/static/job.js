@@ -67,6 +67,6 @@ controls.addEventListener("submit", (event) => {
 element("name").textContent = decodeURIComponent(address.split("/").pop());
 element("command").textContent = `curl -X POST -d state=on \\\n  ${location.origin}${address}`;
 live(show, (status, seconds) => {
-  fieldset.disabled = status !== "connected";
+  fieldset.disabled = !["connected", "reloaded"].includes(status);
   showConnection(status, seconds);
 });

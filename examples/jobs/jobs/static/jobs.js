@@ -31,13 +31,10 @@ document.getElementById("open").addEventListener("submit", (event) => {
   location.assign(address(document.getElementById("new").value.trim()));
 });
 
-live(
-  (jobs) => jobs.forEach(show),
-  (status, seconds) => {
-    if (status === "connected") {
-      cards.clear(); // The first message has them all; some may have gone with a server.
-      list.replaceChildren();
-    }
-    showConnection(status, seconds);
-  },
-);
+live((jobs, whole) => {
+  if (whole) {
+    cards.clear(); // Some may have gone with a server.
+    list.replaceChildren();
+  }
+  jobs.forEach(show);
+}, showConnection);

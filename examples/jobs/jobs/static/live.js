@@ -2,27 +2,54 @@
 
 const FIRST = 500, LONGEST = 10_000; // Milliseconds between two attempts; they double, and vary.
 
-/** Calls hear(value) with each JSON message and tell(status, seconds) when the connection changes. */
+/**
+ * Calls hear(value, whole) with each JSON message: the state as a whole first, and again where what
+ * was missed can't be sent any more. Calls tell(status, seconds) when the connection changes.
+ */
 export function live(hear, tell) {
   const url = new URL(location.pathname, location.href);
   url.protocol = url.protocol.replace("http", "ws");
-  let socket, timer, delay = FIRST;
+  let socket, timer, last, asked, begun = false, delay = FIRST; // last: the newest id.
 
   function open() {
     clearTimeout(timer);
     timer = undefined;
-    socket = new WebSocket(url);
+    asked = last !== undefined;
+    url.search = asked ? new URLSearchParams({ since: last }) : "";
+    socket = new WebSocket(url, "stargate.v1");
     socket.onopen = () => {
       delay = FIRST;
       tell("connected");
     };
-    socket.onmessage = (message) => hear(JSON.parse(message.data));
+    socket.onmessage = (message) => take(JSON.parse(message.data));
     socket.onclose = () => {
       const wait = delay * (0.75 + Math.random() / 2); // Or all browsers come back at once.
       delay = Math.min(delay * 2, LONGEST);
       timer = setTimeout(open, wait);
       tell("reconnecting", Math.ceil(wait / 1000));
     };
+  }
+
+  function take({ id, data, recovered }) {
+    if (recovered === false) {
+      last = undefined; // What comes is the state as a whole, and has no id.
+      if (!asked) {
+        socket.onmessage = null; // The server itself has missed something: begin anew.
+        socket.close();
+      }
+      asked = false;
+      return;
+    }
+    last = id ?? last;
+    asked &&= recovered === undefined;
+    if (data !== undefined) {
+      const whole = id === undefined; // To this page alone.
+      hear(data, whole);
+      if (whole && begun) {
+        tell("reloaded");
+      }
+      begun = true;
+    }
   }
 
   function hurry() {
@@ -44,6 +71,7 @@ export function showConnection(status, seconds) {
   pill.textContent = {
     connecting: "Connecting…",
     connected: "Connected",
+    reloaded: "Connected, state reloaded",
     reconnecting: `Reconnecting in ${seconds} s…`,
   }[status];
 }

@@ -1,0 +1,1 @@
+"""The ``stargate`` command: one module for each of its words."""

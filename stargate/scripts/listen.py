@@ -1,0 +1,215 @@
+"""``stargate listen``: print what is sent to a WebSocket, over all interruptions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import threading
+import time
+from base64 import b64decode
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from stargate.envelope import SUBPROTOCOL
+from stargate.scripts.targets import Failed, Misused, line
+
+HELP = "print what is sent to a WebSocket"
+
+DESCRIPTION = """\
+Print each message that comes, after the time and its id, until Ctrl-C. An
+interrupted connection is opened again; where the view speaks stargate.v1
+(ids=True) it goes on behind the last message, with ?since=, and what could not
+be had is told on standard error.
+"""
+
+#: Seconds before it connects again: at first, and at most. Doubled each time, with jitter.
+FIRST, MOST = 0.5, 30.0
+
+#: Seconds for the opening and for the closing handshake.
+OPENING, CLOSING = 10, 2
+
+#: The longest message, in bytes.
+MAX_SIZE = 67_108_864
+
+#: Close codes (RFC 6455, section 7.4) after which it makes sense to connect again.
+AGAIN = (1001, 1006, 1011, 1012, 1013, 1014)
+
+#: Close codes by which the other side says that all has been said.
+OVER = (1000, 1005)
+
+#: Answers to a handshake that another one may not get.
+BUSY = (408, 425, 429)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What may stand behind ``stargate listen``."""
+    parser.add_argument("url", metavar="URL", help="as in ws://localhost:6543/jobs/1, or wss://")
+    parser.add_argument("--count", metavar="N", type=int, help="end after so many messages")
+    parser.add_argument(
+        "--header", metavar="'NAME: VALUE'", action="append", default=[], type=_header,
+        help="send this header with the handshake, such as a cookie; more than once for more",
+    )  # fmt: skip
+    parser.add_argument("--origin", help="come from a page of this origin")
+    parser.add_argument(
+        "--subprotocol", metavar="NAME", action="append",
+        help="offer this in the place of stargate.v1; more than once for more, best first",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print what comes; returns when that is over."""
+    if urlsplit(options.url).scheme not in ("ws", "wss"):
+        raise Misused(f"URL: {options.url!r} must begin with ws:// or wss://")
+    if options.count is not None and options.count < 1:
+        raise Misused("--count must be at least 1")
+    with suppress(KeyboardInterrupt):  # The way to end it.
+        _Listening(options).run()
+
+
+class _Listening:
+    """One run: how many messages there were, and where to go on."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._printed = 0
+        #: The id of the last message, where the peer has told one.
+        self._last: str | None = None
+        self._pause = FIRST
+        #: Whether there has been a connection, and whether there was one the last time.
+        self._was_open = self._interrupted = False
+
+    def run(self) -> None:
+        """Connect and listen until all has been said, or enough has come."""
+        from websockets.exceptions import (
+            ConnectionClosed,
+            InvalidHandshake,
+            InvalidProxy,
+            InvalidURI,
+        )
+
+        while True:
+            try:
+                return self._listen()
+            except (InvalidURI, InvalidProxy) as error:
+                raise Misused(str(error)) from error
+            except ConnectionClosed as error:
+                code = error.rcvd.code if error.rcvd is not None else 1006
+                why = f"the connection has ended with {code}{_said(error)}"
+                if code in OVER:
+                    return
+                if code not in AGAIN:
+                    raise Failed(why) from error
+            except (InvalidHandshake, OSError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                why = f"no connection: {_refusal(error) or error}"
+                if not self._was_open or _is_final(error):
+                    raise Failed(why) from error
+            self._wait(why)
+
+    def _wait(self, why: str) -> None:
+        pause = self._pause * random.uniform(0.5, 1.0)
+        self._pause = min(MOST, self._pause * 2)
+        self._interrupted = True
+        _tell(f"{why}: again in {pause:.1f} s")
+        threading.Event().wait(pause)
+
+    def _listen(self) -> None:
+        """Print what comes over one connection; returns when that was all that was asked for."""
+        from websockets.sync.client import connect
+
+        options = self._options
+        offered = options.subprotocol or [SUBPROTOCOL]
+        with connect(
+            with_since(options.url, self._last),
+            origin=options.origin,
+            additional_headers=options.header,
+            subprotocols=offered,
+            open_timeout=OPENING,
+            close_timeout=CLOSING,
+            max_size=MAX_SIZE,
+        ) as websocket:
+            if self._interrupted:
+                unsure = "" if self._last else ", and something may have been missed"
+                _tell(f"connected again{unsure}")
+            self._was_open, self._interrupted = True, False
+            while True:
+                message = websocket.recv()
+                self._pause = FIRST
+                if websocket.subprotocol == SUBPROTOCOL:
+                    self._take(str(message))
+                else:
+                    self._print(None, message)
+                if self._printed == options.count:
+                    return
+
+    def _take(self, text: str) -> None:
+        """One object of ``stargate.v1``; what it has besides of later versions is passed over."""
+        try:
+            found = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise Failed(f"what has come is no {SUBPROTOCOL}: {text[:40]!r}") from error
+        if "data" in found:
+            self._last = found.get("id", self._last)
+            self._print(found.get("id"), _message(found))
+        elif "recovered" in found:
+            self._last = found.get("id")
+            if not found["recovered"]:
+                _tell("something that was sent in the meantime is gone")
+        elif "missed" in found:
+            _tell(f"{found['missed']} message(s) missed: they came faster than they were read")
+
+    def _print(self, id: str | None, message: str | bytes) -> None:
+        print(line(time.time(), id, message), flush=True)
+        self._printed += 1
+
+
+def with_since(url: str, last: str | None) -> str:
+    """``url``, to go on behind the message with the id ``last``."""
+    if last is None:
+        return url
+    parts = urlsplit(url)
+    query = [
+        (name, value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        if name != "since"
+    ]
+    return urlunsplit(parts._replace(query=urlencode([*query, ("since", last)]), fragment=""))
+
+
+def _message(found: dict[str, Any]) -> str | bytes:
+    value = found["data"]
+    if found.get("encoding") == "base64":
+        return b64decode(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not as in 'Cookie: a=b'")
+    return name.strip(), value.strip()
+
+
+def _said(error: Any) -> str:
+    return f" ({error.rcvd.reason})" if error.rcvd is not None and error.rcvd.reason else ""
+
+
+def _refusal(error: BaseException) -> str:
+    """The answer to a handshake that was none."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return ""
+    return f"the answer was {response.status_code} {response.reason_phrase}"
+
+
+def _is_final(error: BaseException) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", 500)
+    return 400 <= status < 500 and status not in BUSY
+
+
+def _tell(text: str) -> None:
+    print(f"stargate: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,290 @@
+"""``stargate listen`` at a real server, in a process of its own and in this one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from websockets.sync.server import serve
+
+from stargate import WebSocketView
+from stargate.engine.hub import threading
+from stargate.scripts.listen import with_since
+from stargate_tests.functional.tree import Listen, Node, make_app
+from stargate_tests.waiting import wait_until
+
+#: Seconds within which a program has to end.
+DEADLINE = 60
+
+STARGATE = Path(sys.executable).with_name("stargate")
+
+
+class Kept(Node):
+    history_size = 10
+
+
+class Said(WebSocketView):
+    """Says what the handshake was like, and ends with the code in the URL, if any."""
+
+    def handler(self, websocket):
+        headers = self.request.headers
+        websocket.send(f"{headers.get('Origin')} {headers.get('X-A')} {websocket.subprotocol}")
+        code = int(self.request.GET.get("code", 0))
+        websocket.close(code, "as you said") if code else websocket.wait()
+
+
+def configure(config):
+    config.add_websocket_view(Listen, context=Node, name="ids", ids=True)
+    config.add_websocket_view(Said, context=Node, name="said", allowed_origins="*")
+    config.add_websocket_view(
+        Said, context=Node, name="two", subprotocols=["two"], allowed_origins="*"
+    )
+
+
+@pytest.fixture
+def server(live_server):
+    return live_server(make_app(configure, Kept()))
+
+
+class Listener:
+    """``stargate listen`` in a process of its own."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen(
+            [STARGATE, "listen", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def line(self):
+        """The id and the message of the next line."""
+        return tuple(self.process.stdout.readline().rstrip("\n").split(" ", 2)[1:])
+
+    def told(self):
+        return self.process.stderr.readline().rstrip("\n")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(DEADLINE)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def listen():
+    with ExitStack() as stack:
+        yield lambda *words: stack.enter_context(Listener(*words))
+
+
+def joined(server, path, count=1):
+    wait_until(lambda: len(server.gate.listeners(path)) == count)
+
+
+def close_all(server, path, code):
+    for websocket in server.gate.listeners(path):
+        websocket.close(code)
+
+
+def test_each_message_is_a_line_with_time_and_id(server, listen):
+    listener = listen(server.websocket_url("/a/@@ids"))
+    joined(server, "/a")
+    ids = [
+        server.gate.send(server.application.root["a"], "grün\n"),
+        server.gate.send_json(server.application.root["a"], {"b": 1}),
+        server.gate.send(server.application.root["a"], b"\x00"),
+    ]
+    assert [listener.line() for _ in ids] == [
+        (ids[0], r"grün\n"),
+        (ids[1], '{"b": 1}'),
+        (ids[2], "base64:AA=="),
+    ]
+
+
+def test_a_view_without_ids_is_spoken_to_plainly(server, listen):
+    listener = listen(server.websocket_url("/a"))
+    joined(server, "/a")
+    server.gate.send("/a", "on")
+    server.gate.send("/a", b"\x00")
+    assert [listener.line(), listener.line()] == [("-", "on"), ("-", "base64:AA==")]
+
+
+def test_after_an_interruption_it_goes_on_where_it_was(server, listen):
+    node = server.application.root["a"]
+    listener = listen(server.websocket_url("/a/@@ids"))
+    joined(server, "/a")
+    server.gate.send(node, "one")
+    assert listener.line()[1] == "one"
+    close_all(server, "/a", 1012)
+    server.gate.send(node, "two")  # While nobody listens.
+    assert [listener.line()[1]] == ["two"]
+    joined(server, "/a")
+    server.gate.send(node, "three")
+    assert listener.line()[1] == "three"
+    assert re.fullmatch(r"stargate: the connection has ended with 1012: again in 0.\d s",
+                        listener.told())  # fmt: skip
+    assert listener.told() == "stargate: connected again"
+
+
+def test_what_is_gone_is_told(server, listen):
+    node = server.application.root["a"]
+    listener = listen(server.websocket_url("/a/@@ids"))
+    joined(server, "/a")
+    server.gate.send(node, "one")
+    assert listener.line()[1] == "one"
+    close_all(server, "/a", 1012)
+    for number in range(30):
+        server.gate.send(node, str(number))
+    assert "ended with 1012" in listener.told()
+    assert listener.told() == "stargate: connected again"
+    assert listener.told() == "stargate: something that was sent in the meantime is gone"
+    server.gate.send(node, "two")
+    assert listener.line()[1] == "two"
+
+
+def test_without_ids_it_can_not_be_sure_and_says_so(server, listen):
+    listener = listen(server.websocket_url("/a"))
+    joined(server, "/a")
+    close_all(server, "/a", 1001)
+    assert "ended with 1001" in listener.told()
+    assert listener.told() == "stargate: connected again, and something may have been missed"
+    joined(server, "/a")
+    server.gate.send("/a", "on")
+    assert listener.line() == ("-", "on")
+
+
+def test_a_server_that_was_away_is_found_again(live_server, listen):
+    first = live_server(make_app(configure, Kept()))
+    listener = listen(first.websocket_url("/a"))
+    joined(first, "/a")
+    port = int(first.url.rpartition(":")[2])
+    first.stop()
+    assert "the connection has ended with 1001" in listener.told()
+    assert "no connection: [Errno 111] Connection refused: again in" in listener.told()
+    second = live_server(make_app(configure, Kept()), listen=f"127.0.0.1:{port}")
+    joined(second, "/a")
+    second.gate.send("/a", "back")
+    assert listener.line() == ("-", "back")
+
+
+def test_ctrl_c_ends_it_quietly(server, listen):
+    listener = listen(server.websocket_url("/a"))
+    joined(server, "/a")
+    listener.process.send_signal(signal.SIGINT)
+    assert listener.process.wait(DEADLINE) == 0
+    assert (listener.process.stdout.read(), listener.process.stderr.read()) == ("", "")
+    joined(server, "/a", 0)
+
+
+def test_a_closed_pipe_ends_it_quietly(server, listen):
+    listener = listen(server.websocket_url("/a"))
+    joined(server, "/a")
+    listener.process.stdout.close()
+    server.gate.send("/a", "on")
+    assert listener.process.wait(DEADLINE) == 0
+    assert listener.process.stderr.read() == ""
+
+
+def test_it_may_end_after_a_number_of_messages(server, listen):
+    listener = listen(server.websocket_url("/a"), "--count", "2")
+    joined(server, "/a")
+    for number in range(3):
+        server.gate.send("/a", str(number))
+    assert listener.process.wait(DEADLINE) == 0
+    assert [listener.line()[1], listener.line()[1], listener.line()] == ["0", "1", ()]
+
+
+def test_the_handshake_has_what_was_given(server, command):
+    words = (
+        "--origin", "https://example.com", "--header", "X-A: b c",
+        "--subprotocol", "one", "--subprotocol", "two", "--count", "1",
+    )  # fmt: skip
+    code, out, _ = command("listen", server.websocket_url("/a/@@two"), *words)
+    assert code == 0 and out.endswith(" - https://example.com b c two\n")
+
+
+@pytest.fixture
+def scripted():
+    """``scripted(*messages)``: the URL of a server that says these in stargate.v1, and ends."""
+    with ExitStack() as stack:
+
+        def start(*messages):
+            def say(websocket):
+                for message in messages:
+                    websocket.send(message)
+
+            server = stack.enter_context(serve(say, "127.0.0.1", 0, subprotocols=["stargate.v1"]))
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join, DEADLINE)
+            stack.callback(server.shutdown)
+            return "ws://{}:{}/".format(*server.socket.getsockname())
+
+        yield start
+
+
+def test_who_reads_too_slowly_is_told_what_was_missed(scripted, command):
+    code, out, err = command("listen", scripted('{"missed": 3}', '{"of a later version": 1}'))
+    assert (code, out) == (0, "")
+    assert err == "stargate: 3 message(s) missed: they came faster than they were read\n"
+
+
+@pytest.mark.parametrize("text", ["nothing", "[1]"])
+def test_a_server_that_breaks_its_word_is_1(scripted, command, text):
+    code, _, err = command("listen", scripted(text))
+    assert (code, err) == (1, f"stargate: what has come is no stargate.v1: {text!r}\n")
+
+
+def test_when_all_has_been_said_it_ends(server, command):
+    code, out, err = command("listen", server.websocket_url("/a/@@said?code=1000"))
+    assert (code, err) == (0, "") and out.endswith(" - None None None\n")
+
+
+def test_a_code_that_another_try_does_not_change_is_1(server, command):
+    code, _, err = command("listen", server.websocket_url("/a/@@said?code=1008"))
+    assert (code, err) == (1, "stargate: the connection has ended with 1008 (as you said)\n")
+
+
+def test_a_refusal_is_1(server, command):
+    code, out, err = command("listen", server.websocket_url("/a/@@page"))
+    assert (code, out) == (1, "") and re.match(r"stargate: no connection: the answer was \d+", err)
+
+
+def test_a_server_that_is_not_there_at_first_is_1(command):
+    code, _, err = command("listen", "ws://127.0.0.1:1/")
+    assert code == 1 and "no connection: [Errno 111] Connection refused" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("http://localhost/",), "must begin with ws:// or wss://"),
+        (("ws://",), "isn't a valid"),
+        (("ws://localhost/", "--count", "0"), "--count must be at least 1"),
+        (("ws://localhost/", "--header", "nothing"), "is not as in 'Cookie: a=b'"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_2(command, words, why):
+    code, out, err = command("listen", *words)
+    assert (code, out) == (2, "") and why in err
+
+
+@pytest.mark.parametrize(
+    ("url", "last", "found"),
+    [
+        ("ws://h/a", None, "ws://h/a"),
+        ("ws://h/a?since=x", None, "ws://h/a?since=x"),
+        ("ws://h/a", "i-1-t", "ws://h/a?since=i-1-t"),
+        ("ws://h/a?b=1&since=last&c=", "i-1-t", "ws://h/a?b=1&c=&since=i-1-t"),
+    ],
+)
+def test_the_url_says_where_to_go_on(url, last, found):
+    assert with_since(url, last) == found

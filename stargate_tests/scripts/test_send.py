@@ -1,0 +1,115 @@
+import io
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    def give(raw):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+
+    return give
+
+
+def kept(publisher):
+    return [each.message for each in publisher.history("/a")]
+
+
+def test_a_message_is_sent_and_its_id_printed(command, target, publisher, keep):
+    keep("/a")
+    code, out, err = command("send", *target, "/a", "grün")
+    assert (code, err) == (0, "")
+    [sent] = publisher.history("/a")
+    assert (sent.id, sent.message, sent.json) == (out.strip(), "grün", False)
+
+
+def test_without_a_history_nothing_is_printed(command, target):
+    assert command("send", *target, "/a", "on") == (0, "", "")
+
+
+def test_a_message_that_begins_with_a_dash(command, target, publisher, keep):
+    keep("/a")
+    assert command("send", *target, "/a", "--", "-v")[0] == 0
+    assert kept(publisher) == ["-v"]
+
+
+def test_json_is_sent_as_json(command, target, publisher, keep):
+    keep("/a")
+    assert command("send", *target, "/a", "--json", '{"a":  [1, "ü"]}')[0] == 0
+    [sent] = publisher.history("/a")
+    assert (sent.message, sent.json) == ('{"a": [1, "\\u00fc"]}', True)
+
+
+@pytest.mark.parametrize("text", ["{", "NaN", "on", "1e999", ""])
+def test_what_is_no_json_is_2_and_not_sent(command, target, publisher, keep, text):
+    keep("/a")
+    code, out, err = command("send", *target, "/a", "--json", text)
+    assert (code, out) == (2, "") and "MESSAGE" in err and "JSON" in err
+    assert kept(publisher) == []
+
+
+def test_a_repeat_of_a_key_is_sent_once(command, target, publisher, keep):
+    keep("/a")
+    first = command("send", *target, "/a", "on", "--key", "order-5")
+    assert command("send", *target, "/a", "on", "--key", "order-5") == first
+    assert kept(publisher) == ["on"]
+
+
+def test_a_key_that_is_none_is_2(command, target):
+    code, _, err = command("send", *target, "/a", "on", "--key", "a b")
+    assert code == 2 and "key = 'a b'" in err
+
+
+def test_a_message_that_is_too_long_is_1(command, target):
+    code, _, err = command("send", *target, "/a", "x" * 1_048_577)
+    assert code == 1 and "nothing has been sent" in err
+
+
+def test_each_line_of_standard_input_is_a_message(command, target, publisher, keep, stdin):
+    keep("/a")
+    stdin("one\n\ngrün\r\nno end of line".encode())
+    code, out, err = command("send", *target, "/a", "-")
+    assert (code, err) == (0, "4 messages sent\n")
+    assert kept(publisher) == ["one", "", "grün", "no end of line"]
+    assert out.split() == [each.id for each in publisher.history("/a")]
+
+
+def test_a_line_that_is_no_json_ends_it_and_says_which(command, target, publisher, keep, stdin):
+    keep("/a")
+    stdin(b'{"a": 1}\nnothing\n2\n')
+    code, _, err = command("send", *target, "/a", "-", "--json")
+    assert code == 1 and "1 message sent\n" in err and "line 2 is no JSON" in err
+    assert kept(publisher) == ['{"a": 1}']
+
+
+def test_a_line_that_is_no_text_ends_it_and_says_which(command, target, stdin):
+    stdin(b"one\n\xff\n")
+    code, _, err = command("send", *target, "/a", "-")
+    assert code == 1 and "1 message sent\n" in err and "line 2 is not UTF-8" in err
+
+
+def test_a_key_for_many_lines_is_2(command, target, stdin):
+    stdin(b"one\n")
+    code, _, err = command("send", *target, "/a", "-", "--key", "k")
+    assert code == 2 and "--key is for one message" in err
+
+
+def test_a_redis_that_is_gone_ends_it(command, gone_redis, stdin):
+    stdin(b"one\ntwo\n")
+    code, out, err = command("send", gone_redis, "--namespace", "shop", "/a", "-")
+    assert (code, out) == (1, "") and "0 messages sent\n" in err and "not sent: " in err
+
+
+def test_who_does_not_know_whether_it_was_sent_is_told_how_to_repeat_it(command, own_redis):
+    redis = own_redis()
+    words = ("--namespace", "shop", redis.url, "/a", "on", "--timeout", "0.5")
+    relayed = redis.client()
+    # What writes is held up, and the connecting is not.
+    relayed.client_pause(10_000, all=False)
+    code, _, err = command("send", *words)
+    assert code == 1 and err.startswith("stargate: unknown: ")
+    assert "(to repeat it: --key " in err
+    relayed.client_unpause()
+    key = err.rpartition("--key ")[2].rstrip(")\n")
+    assert command("send", *words, "--key", key)[0] == 0

@@ -22,8 +22,8 @@ from stargate_tests.waiting import DEADLINE, wait_until
 #: Seconds between two faults, at most.
 PAUSE = 2.5
 
-#: Seconds that Redis is away for, at most, and that it stands still for.
-AWAY, STILL = 1.5, 3.0
+#: How much longer, at most, Redis is away for, and stands still for.
+AWAY, STILL = 0.6, 1.2
 
 
 class Faults:
@@ -115,7 +115,7 @@ class Faults:
         self._begin_redis()
 
     def _begin_redis(self) -> None:
-        self._wait(AWAY)
+        self._wait(AWAY * self._pause)
         if self._forgets:
             self._redis.wipe()
         else:
@@ -123,7 +123,7 @@ class Faults:
 
     def _stall_redis(self) -> None:
         self._redis.pause()
-        self._wait(STILL)
+        self._wait(STILL * self._pause)
         self._redis.resume()
 
     def _cut_subscribers(self) -> None:

@@ -15,7 +15,7 @@ from stargate_tests.losses.verdict import Came, Got, Story, Told, judge
 
 def test_nothing_is_lost_while_workers_redis_and_sockets_die():
     dials = Dials(
-        seed=SystemRandom().randrange(10**6), seconds=4.0, websockets=40, rate=20.0, pause=0.5
+        seed=SystemRandom().randrange(10**6), seconds=3.0, websockets=40, rate=20.0, pause=0.5
     )
     outcome = run(dials)
     told = line(dials, outcome)

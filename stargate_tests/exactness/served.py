@@ -101,7 +101,7 @@ class Trial:
         def end(websocket):
             ledger.ended(websocket, websocket.close_code, websocket.missed)
 
-        note_before(gate, "_walk", walk)
+        note_before(gate._delivery, "_walk", walk)
         note_before(WebSocket, "_send_now", send)
         note_before(WebSocket, "_stream", send)
         note_before(WebSocket, "_on_end", end)

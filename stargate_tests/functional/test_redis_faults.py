@@ -278,13 +278,10 @@ def test_a_wrong_password_is_said_and_not_shown(own_redis, site, listen):
     assert "hunter2" not in here.program.log + str(found)
 
 
-#: All that a worker needs of a single server: what the documentation lists.
-RIGHTS = (
-    "resetchannels ~stargate:* &stargate:* -@all +evalsha +eval +script|load +publish +subscribe "
-    "+unsubscribe +ping +select +wait +time +get +set +del +pexpire +hget +hmget +hset +hdel "
-    "+hexists +hgetall +hlen +xadd +xdel +xrange +xrevrange +zadd +zrem +zcount +zscore +zrange "
-    "+zrangebyscore +zremrangebyscore +sadd +srem +smembers"
-)
+#: All that a worker needs of a single server, as the documentation has it.
+ACL = (Path(__file__).parents[2] / "docs" / "topics" / "redis-acl.rst").read_text()
+RIGHTS = " ".join(ACL.partition("ACL SETUSER shop on >password ")[2].partition("\n\n")[0].split())
+
 
 #: Those that no script calls.
 DIRECT = "evalsha eval script|load publish subscribe unsubscribe ping select wait srem hgetall"
@@ -301,8 +298,8 @@ def test_the_rights_are_those_that_are_used():
     assert given == called | set(DIRECT.split())
 
 
-def test_a_user_with_the_rights_that_are_needed_is_enough(own_redis, site, listen):
-    server = own_redis(user=[f"worker on >word {RIGHTS}"])
+def test_a_user_with_the_rights_that_are_needed_is_enough(own_redis, site, listen, namespace):
+    server = own_redis(user=[f"worker on >word {RIGHTS.replace('shop', namespace)}"])
     here = site(server.url.replace("://", "://worker:word@"))
     kept, plain = opened(here, listen)
     server.ask("CLIENT", "KILL", "TYPE", "pubsub")
@@ -315,8 +312,9 @@ def test_a_user_with_the_rights_that_are_needed_is_enough(own_redis, site, liste
         assert word not in here.program.log
 
 
-def test_a_user_who_may_not_publish_has_sent_nothing(own_redis, site, listen):
-    server = own_redis(user=[f"worker on >word {RIGHTS} resetchannels"])
+def test_a_user_who_may_not_publish_has_sent_nothing(own_redis, site, listen, namespace):
+    rights = RIGHTS.replace("shop", namespace)
+    server = own_redis(user=[f"worker on >word {rights} resetchannels"])
     here = site(server.url.replace("://", "://worker:word@"))
     for _ in range(2):
         found = here.send("/kept/a", "x", key="k")

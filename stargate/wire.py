@@ -24,9 +24,9 @@ TEXT, JSON, BINARY = "t", "j", "b"
 MAX_HEAD = 131_072
 
 _HEAD = re.compile(
-    rb"1 ([tjb]) (-|[0-9a-f]{12}-[0-9]{1,16}-[0-9a-f]{12}) ([0-9]{1,16}) "
-    rb"(-|[0-9a-f]{32}(?:,[0-9a-f]{32})*) "
-    rb"([!-~]{1,200})"
+    r"1 ([tjb]) (-|[0-9a-f]{12}-[0-9]{1,16}-[0-9a-f]{12}) ([0-9]{1,16}) "
+    r"(-|[0-9a-f]{32}(?:,[0-9a-f]{32})*) "
+    r"([!-~]{1,200})"
 ).fullmatch
 
 _EXCLUDED = re.compile(r"[0-9a-f]{32}").fullmatch
@@ -90,13 +90,13 @@ def decode(raw: bytes, limit: int) -> Packet:
     if not raw.startswith(b"1 "):
         raise WireError(f"of version {raw[:8].partition(b' ')[0]!r}, and version 1 is understood")
     end = raw.find(b"\n", 0, MAX_HEAD)
-    found = _HEAD(raw[:end]) if end > 0 else None
+    found = _HEAD(raw[:end].decode("latin-1")) if end > 0 else None
     if found is None:
         raise WireError("its first line is none")
     payload = raw[end + 1 :]
     if len(payload) > limit:
         raise WireError(f"its {len(payload)} bytes are more than stargate.max_send_size, {limit}")
-    kind, id, time, excluded, key = (part.decode() for part in found.groups())
+    kind, id, time, excluded, key = found.groups()
     if kind != BINARY:
         try:
             payload.decode()

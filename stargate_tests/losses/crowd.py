@@ -280,6 +280,9 @@ class Peer:
             self.position = got.id
             return
         said = json.loads(payload)
+        if list(said) == ["data"]:
+            self._crowd.counts["messages without an id"] += 1
+            return
         if "recovered" not in said:
             self._crowd.wrong.append(f"got {payload[:80]!r} at {self.resource}")
             return

@@ -36,8 +36,16 @@ class Faults:
         **{"cut the subscribers": 3, "cut those who ask": 2},
     }
 
-    def __init__(self, redis: RedisServer, master: int, seed: int, pause: float = PAUSE) -> None:
-        self._redis, self._master, self._pause = redis, master, pause
+    def __init__(
+        self,
+        redis: RedisServer,
+        master: int,
+        seed: int,
+        pause: float = PAUSE,
+        *,
+        forgets: bool = False,
+    ) -> None:
+        self._redis, self._master, self._pause, self._forgets = redis, master, pause, forgets
         self._rng = random.Random(f"{seed} faults")
         self.done: Counter[str] = Counter()
         #: What has gone wrong with doing harm.
@@ -100,13 +108,18 @@ class Faults:
 
     def _restart_redis(self) -> None:
         self._redis.stop()
-        self._wait(AWAY)
-        self._redis.start()
+        self._begin_redis()
 
     def _kill_redis(self) -> None:
         self._redis.kill()
+        self._begin_redis()
+
+    def _begin_redis(self) -> None:
         self._wait(AWAY)
-        self._redis.start()
+        if self._forgets:
+            self._redis.wipe()
+        else:
+            self._redis.start()
 
     def _stall_redis(self) -> None:
         self._redis.pause()

@@ -179,6 +179,7 @@ class Commands:
 
     def __init__(self, address: Address, timeout: float) -> None:
         self.address, self.timeout = address, timeout
+        self._shown = str(address)
         self._pools: dict[Place, Pool] = {}
 
     # Where it is: for those who subscribe.
@@ -264,7 +265,7 @@ class Commands:
             return act(call)
 
     def _name(self, where: Place) -> str:
-        return f"{self.address}{', {}:{}'.format(*where) if where else ''}"
+        return f"{self._shown}{', {}:{}'.format(*where) if where else ''}"
 
     def _pool(self, where: Place) -> Pool:
         found = self._pools.get(where)

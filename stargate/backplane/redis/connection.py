@@ -82,10 +82,10 @@ class Connection:
 
     def write(self, packed: bytes, deadline: Left) -> None:
         """Send commands that are packed; where that fails, the last one is not whole."""
-        rest = memoryview(packed)
+        rest, sock = memoryview(packed), self._open()
         while rest:
-            self._sock.settimeout(deadline.left())
-            rest = rest[self._sock.send(rest) :]
+            sock.settimeout(deadline.left())
+            rest = rest[sock.send(rest) :]
 
     def read(self, deadline: Left) -> Any:
         """The next reply; where it is an error of the server, that is raised."""
@@ -101,6 +101,12 @@ class Connection:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    def _open(self) -> Any:
+        sock = self._sock
+        if sock is None:  # Another thread has closed it.
+            raise ConnectionError("the connection is closed")
+        return sock
 
     def is_open(self) -> bool:
         """Whether the peer has not hung up, as far as is known: no bytes are sent to find out."""

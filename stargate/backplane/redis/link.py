@@ -37,6 +37,9 @@ COMPLAIN_AFTER = 30.0
 #: Channels in one command, and bytes in one read.
 AT_ONCE, READ_SIZE = 256, 65_536
 
+#: What is read before everybody else gets a turn: where nothing is ready they get it anyhow.
+BYTES_A_TURN, READS_A_TURN = 16_384, 16
+
 _MORE = object()
 
 
@@ -152,6 +155,8 @@ class Link:
 
     def _write(self, commands: list[tuple[Any, ...]]) -> None:
         connection = self._connection
+        if connection._sock is None:
+            return  # It has been hung up on, and the reader is about to see that.
         try:
             connection.write(connection.pack_commands(commands), Deadline(self._timeout))
         except (RedisError, OSError):
@@ -206,6 +211,7 @@ class Link:
     def _read_on(self) -> None:
         buffer = bytearray(READ_SIZE)
         reader, sock = self._reader, self._connection._sock
+        size = reads = 0
         while True:
             if self.closed or sock is None:
                 raise ConnectionError("it was closed")
@@ -221,7 +227,10 @@ class Link:
             reader.feed(buffer, 0, count)
             while (reply := reader.gets()) is not _MORE:
                 self._take(reply)
-            time.sleep(0)  # Everybody else gets a turn, however much there is to read.
+            size, reads = size + count, reads + 1
+            if size >= BYTES_A_TURN or reads >= READS_A_TURN:
+                size = reads = 0
+                time.sleep(0)  # Everybody else gets a turn, however much there is to read.
 
     def _look_around(self) -> None:
         silent = time.monotonic() - self._heard

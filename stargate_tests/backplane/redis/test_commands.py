@@ -454,3 +454,38 @@ def test_the_time_that_is_waited_for_a_connection_is_part_of_the_deadline(own_re
     with failing(UNKNOWN, "no answer|not within", 1.2):
         count(found)
     found.close()
+
+
+PATCHED = """
+import sys
+import stargate
+stargate.patch()
+import eventlet
+from stargate.backplane.redis.address import parse
+from stargate.backplane.redis.commands import Commands
+from stargate.backplane.redis.scripts import Script
+
+script = Script("return redis.call('INCR', KEYS[1])")
+for number, url in enumerate(sys.argv[1:]):
+    found = Commands(parse(url), 10.0)
+    count = lambda: found.script(script, (f"n{number}",), ())
+    assert count() == 1
+    waiting = eventlet.spawn(found.command, "x", "BLPOP", "nothing", 5)
+    eventlet.sleep(0.2)
+    waiting.kill()
+    assert count() == 2, "the reply of the one that was killed is for nobody"
+    counts = eventlet.GreenPool(200).imap(lambda _: count(), range(200))
+    assert sorted(counts) == list(range(3, 203))
+    found.command("x", "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+    eventlet.sleep(0.2)
+    assert count() == 203, "connections that have died are found"
+    found.close()
+print("right")
+"""
+
+
+def test_under_a_patched_library_it_is_the_same(own_redis):
+    server = own_redis()
+    command = [sys.executable, "-W", "ignore", "-c", PATCHED, server.url, server.unix_url]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.stdout == "right\n", found.stderr

@@ -276,7 +276,7 @@ def test_without_an_ini_file(tmp_path):
 
 def test_pviews_shows_the_page_and_the_websocket(tmp_path):
     ini = tmp_path / "test.ini"
-    ini.write_text(INI.format(name="eventlet", server="", app=""))
+    ini.write_text(INI.format(name="eventlet", server="", app="", module="program_app"))
     command = [sys.executable, "-m", "pyramid.scripts.pviews", str(ini), "/jobs/demo"]
     shown = subprocess.run(
         command, capture_output=True, text=True, timeout=60, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}

@@ -28,8 +28,9 @@ TICK = 0.5
 PING_AFTER, LOST_AFTER = 5.0, 10.0
 
 #: Seconds before a lost connection is opened again: at first, and at most. Half of it is at random,
-#: or all processes would come back at once.
-SHORTEST_WAIT, LONGEST_WAIT = 0.05, 3.0
+#: or all processes would come back at once. A join that waits meanwhile gives up after
+#: ``stargate.backplane_timeout``: a server that is back must be found well within that.
+SHORTEST_WAIT, LONGEST_WAIT = 0.05, 1.0
 
 #: Seconds until it is said again that a server is out of reach.
 COMPLAIN_AFTER = 30.0

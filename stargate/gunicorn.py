@@ -93,6 +93,10 @@ class EventletWorker(Worker):
 
     def init_process(self) -> None:
         """Patch the standard library, then load the application and serve it."""
+        # gunicorn's own come later; until then a signal would be lost, and gunicorn wait for us.
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        signal.signal(signal.SIGINT, self.handle_quit)
+        signal.signal(signal.SIGQUIT, self.handle_quit)
         from stargate.engine.patching import patch
 
         self._check_gunicorn()
@@ -111,7 +115,8 @@ class EventletWorker(Worker):
         self._places = {str(sock.fileno()) for sock in listening}
         self._server = Server(self._serve, self._settings(), listening)
         self._tick()
-        self._server.serve()
+        if self.alive:
+            self._server.serve()
 
     # What is refused.
 
@@ -239,7 +244,7 @@ class EventletWorker(Worker):
         """``TERM``: drain."""
         server = self._server
         if server is None:
-            sys.exit(0)
+            self._leave()
         server.engine.interrupt(
             server.engine.spawn, lambda: server.stop(restarts=self._others_take_over())
         )
@@ -249,8 +254,13 @@ class EventletWorker(Worker):
         self.cfg.worker_int(self)
         server = self._server
         if server is None:
-            sys.exit(0)
+            self._leave()
         server.engine.interrupt(server.engine.spawn, server.cut)
+
+    def _leave(self) -> NoReturn:
+        """End before there is anything to serve."""
+        self.alive = False  # Whatever is being loaded may take the exception for one of its own.
+        sys.exit(0)
 
     def handle_usr1(self, sig: int, frame: object) -> None:
         """``USR1``: open the log files anew."""

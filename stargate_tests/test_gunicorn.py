@@ -313,6 +313,17 @@ def test_term_says_1001_and_ends_it_all(gunicorn):
     assert server.output == ""  # No access log where none is asked for.
 
 
+def test_a_worker_that_is_still_loading_ends_at_once(gunicorn, tmp_path):
+    loading = tmp_path / "loading"
+    (tmp_path / "slow.py").write_text(
+        f"import time\nopen({str(loading)!r}, 'w').close()\ntime.sleep(600)\n"
+    )
+    server = gunicorn("slow:application", "--graceful-timeout", 20)
+    wait_until(loading.exists)
+    assert server.stop() == 0
+    assert "SIGKILL" not in server.log
+
+
 def test_workers_end_when_the_arbiter_is_killed(gunicorn):
     server = gunicorn(MADE)
     worker = os.pidfd_open(pid(server))
@@ -415,18 +426,25 @@ def test_two_workers_with_a_memory_each_are_refused(gunicorn, tmp_path):
 def test_the_jobs_run_in_two_workers_unchanged(tmp_path, redis_server, namespace):
     with jobs_in_two_workers(tmp_path, redis_server.url, namespace) as server, ExitStack() as stack:
         pages, pids = [], server.workers(2)
+        url = server.websocket_url("/jobs/demo")
         for each in pids:
             with server.only(each, pids):
-                page = stack.enter_context(connect(server.websocket_url("/jobs/demo")))
+                page = stack.enter_context(
+                    connect(url, subprotocols=["stargate.v1"], open_timeout=DEADLINE)
+                )
                 pages.append(page)
-                assert json.loads(page.recv(timeout=DEADLINE))["state"] == "off"
-        url = f"{server.url}/jobs/demo"
-        with urllib.request.urlopen(url, b"state=on", timeout=DEADLINE) as answer:
+                assert heard(page)["state"] == "off"
+        with urllib.request.urlopen("http" + url[2:], b"state=on", timeout=DEADLINE) as answer:
             assert answer.status == 204
         for page in pages:
-            while json.loads(page.recv(timeout=DEADLINE))["news"] == []:
+            while not (news := heard(page).get("news")):
                 pass
+            assert news[0]["event"] == "switched on"
     assert "Traceback" not in server.log
+
+
+def heard(page):
+    return json.loads(page.recv(timeout=DEADLINE))["data"]
 
 
 # What gunicorn's settings mean, in this process.
@@ -582,9 +600,11 @@ def test_where_it_cannot_be_seen_nobody_is_said_to_take_over(worker):
 
 
 def test_a_signal_before_there_is_a_server_ends_the_worker(worker):
-    made = worker()
-    for handle in (made.handle_exit, made.handle_quit):
+    for name in ("handle_exit", "handle_quit"):
+        made = worker()
+        handle = getattr(made, name)
         with pytest.raises(SystemExit, match="^0$"):
             handle(signal.SIGTERM, None)
+        assert not made.alive  # Where that exception does not come through.
     made.handle_usr1(signal.SIGUSR1, None)
     made._end("no server", restarts=False)

@@ -31,8 +31,8 @@ OFFER = "Sec-WebSocket-Protocol: stargate.v1"
 #: The newest message, and where it stands: what each asks for the first time.
 FIRST = "last"
 
-#: Seconds that somebody stays away for, at most; one in so many for longer, and how long.
-AWAY, SELDOM, LONG_AWAY = 0.6, 12, 5.0
+#: Seconds that somebody stays away for, at most; one in so many stays away for so much longer.
+AWAY, SELDOM, LONGER = 0.6, 12, 8
 
 #: Seconds after which a handshake without an answer is given up.
 PATIENCE = 10.0
@@ -60,7 +60,7 @@ class Crowd:
         self._watched: dict[int, Peer] = {}
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
-        self._calm = False
+        self.is_calm = False
 
     def begin(self) -> None:
         """Everybody comes, and resets begin."""
@@ -70,7 +70,7 @@ class Crowd:
 
     def calm(self) -> None:
         """No more resets."""
-        self._calm = True
+        self.is_calm = True
 
     def close(self) -> None:
         """Hang up."""
@@ -132,7 +132,7 @@ class Crowd:
         return found
 
     def _reset_some(self) -> None:
-        if self._calm:
+        if self.is_calm:
             return
         connected = [peer for peer in self.peers if peer.sock is not None]
         most = max(1, round(len(self.peers) * SHARE))
@@ -183,8 +183,8 @@ class Peer:
 
     def _come_back(self) -> None:
         rng = self._crowd.rng
-        long = rng.randrange(SELDOM) == 0
-        self._crowd.later(rng.random() * (LONG_AWAY if long else AWAY), self.connect)
+        longer = rng.randrange(SELDOM) == 0 and not self._crowd.is_calm
+        self._crowd.later(rng.random() * AWAY * (LONGER if longer else 1), self.connect)
 
     def _lost(self, why: str) -> None:
         self._crowd.counts[why] += 1
@@ -280,6 +280,9 @@ class Peer:
             self.position = got.id
             return
         said = json.loads(payload)
+        if list(said) == ["data"]:
+            self._crowd.counts["messages without an id"] += 1
+            return
         if "recovered" not in said:
             self._crowd.wrong.append(f"got {payload[:80]!r} at {self.resource}")
             return

@@ -22,8 +22,8 @@ from stargate_tests.waiting import DEADLINE, wait_until
 #: Seconds between two faults, at most.
 PAUSE = 2.5
 
-#: Seconds that Redis is away for, at most, and that it stands still for.
-AWAY, STILL = 1.5, 3.0
+#: How much longer, at most, Redis is away for, and stands still for.
+AWAY, STILL = 0.6, 1.2
 
 
 class Faults:
@@ -36,8 +36,16 @@ class Faults:
         **{"cut the subscribers": 3, "cut those who ask": 2},
     }
 
-    def __init__(self, redis: RedisServer, master: int, seed: int, pause: float = PAUSE) -> None:
-        self._redis, self._master, self._pause = redis, master, pause
+    def __init__(
+        self,
+        redis: RedisServer,
+        master: int,
+        seed: int,
+        pause: float = PAUSE,
+        *,
+        forgets: bool = False,
+    ) -> None:
+        self._redis, self._master, self._pause, self._forgets = redis, master, pause, forgets
         self._rng = random.Random(f"{seed} faults")
         self.done: Counter[str] = Counter()
         #: What has gone wrong with doing harm.
@@ -100,17 +108,22 @@ class Faults:
 
     def _restart_redis(self) -> None:
         self._redis.stop()
-        self._wait(AWAY)
-        self._redis.start()
+        self._begin_redis()
 
     def _kill_redis(self) -> None:
         self._redis.kill()
-        self._wait(AWAY)
-        self._redis.start()
+        self._begin_redis()
+
+    def _begin_redis(self) -> None:
+        self._wait(AWAY * self._pause)
+        if self._forgets:
+            self._redis.wipe()
+        else:
+            self._redis.start()
 
     def _stall_redis(self) -> None:
         self._redis.pause()
-        self._wait(STILL)
+        self._wait(STILL * self._pause)
         self._redis.resume()
 
     def _cut_subscribers(self) -> None:

@@ -6,7 +6,7 @@ It is what the publishers have noted, each of whom repeats a send until it is ac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stargate.history import NO_TAG, MessageId
 
@@ -24,11 +24,20 @@ Entry = Sequence[str]
 class Ledger:
     """All that was acknowledged.
 
-    ``durable``: what is acknowledged stays, so that each resource has one epoch.
+    ``durable``: what is acknowledged stays, so that each resource has one epoch. ``newest`` is
+    where each stands, as Redis says; by default where the ledger does.
     """
 
-    def __init__(self, entries: Iterable[Entry], *, durable: bool = True) -> None:
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        *,
+        durable: bool = True,
+        newest: Mapping[str, str | None] | None = None,
+    ) -> None:
         self.durable = durable
+        #: How many were sent when Redis had forgotten that they are to be kept.
+        self.unkept = 0
         self.wrong: list[str] = []
         #: The message of each id, for each resource.
         self.messages: dict[str, dict[str, str]] = {name: {} for name in RESOURCES}
@@ -39,15 +48,11 @@ class Ledger:
             self._enter(*entry)
         for name, epochs in self._ids.items():
             self._look_for_gaps(name, epochs)
+        #: Where each resource stands at the end.
+        self.newest = dict(newest) if newest is not None else self._newest()
 
     def __len__(self) -> int:
         return sum(map(len, self.messages.values()))
-
-    def newest(self, resource: str) -> str | None:
-        """The id of the last one, in a ledger that is durable."""
-        for offsets in self._ids[resource].values():
-            return offsets[max(offsets)]
-        return None
 
     def between(self, resource: str, first: MessageId, last: MessageId) -> list[str]:
         """The ids of those after ``first`` up to ``last``, of one epoch."""
@@ -56,10 +61,20 @@ class Ledger:
         return [offsets[offset] for offset in span if offset in offsets]
 
     def knows(self, resource: str, id: MessageId) -> bool:
-        """Whether it is the place of a message, or the one before the first."""
-        return (id.offset == 0 and id.tag == NO_TAG) or str(id) in self.messages[resource]
+        """Whether it is the place of a message, or the one before one: that may have no tag."""
+        if id.tag == NO_TAG:
+            return id.offset == 0 or id.offset + 1 in self._ids[resource].get(id.epoch, {})
+        return str(id) in self.messages[resource]
 
-    def _enter(self, resource: str, id: str, message: str) -> None:
+    def _newest(self) -> dict[str, str | None]:
+        """The last one of each resource's only epoch."""
+        last = {name: list(epochs.values())[-1] for name, epochs in self._ids.items()}
+        return {name: offsets[max(offsets)] for name, offsets in last.items()}
+
+    def _enter(self, resource: str, id: str | None, message: str) -> None:
+        if id is None and not self.durable:
+            self.unkept += 1
+            return
         place = MessageId.parse(id)
         if place is None:
             self.wrong.append(f"{message[:20]!r} to {resource} was acknowledged with {id!r}")

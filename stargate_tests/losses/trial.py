@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+from stargate import connect
 from stargate_tests.losses.crowd import Crowd
 from stargate_tests.losses.faults import PAUSE, Faults, children, wait_for_workers
 from stargate_tests.losses.ledger import RESOURCES, Ledger
@@ -76,15 +77,15 @@ def run(dials: Dials) -> Outcome:
         stack.enter_context(closing(crowd))
         _gather(crowd)
         publishers = stack.enter_context(publishing(dials, redis.url, server.url, folder))
-        faults = Faults(redis, server.pid, dials.seed, dials.pause)
+        faults = Faults(redis, server.pid, dials.seed, dials.pause, forgets=not dials.durable)
         _harm(dials, crowd, faults)
         wait_for_workers(server.pid, WORKERS)
-        ledger, doubtful = _end(dials, crowd, publishers)
+        ledger, doubtful = _end(dials, crowd, publishers, redis.url)
         stories = crowd.stories()
         verdict = judge(ledger, stories)
         for sentence in crowd.wrong:
             verdict.wrong(sentence)
-        counts = crowd.counts + doubtful
+        counts = crowd.counts + doubtful + Counter({"messages that were not kept": ledger.unkept})
         done = faults.done + Counter({"sockets reset": counts.pop("sockets reset")})
         return Outcome(verdict, ledger, stories, done, counts)
 
@@ -106,15 +107,18 @@ def _harm(dials: Dials, crowd: Crowd, faults: Faults) -> None:
         crowd.calm()
 
 
-def _end(dials: Dials, crowd: Crowd, publishers: list[Publisher]) -> tuple[Ledger, Counter[str]]:
+def _end(
+    dials: Dials, crowd: Crowd, publishers: list[Publisher], redis: str
+) -> tuple[Ledger, Counter[str]]:
     """The publishers come to their end; the crowd gets what there is."""
     for each in publishers:
         each.finish()
     crowd.run(lambda: all(each.ended for each in publishers), DEADLINE)
     told = [each.told for each in publishers]
     entries = [entry for found in told for entry in found["acknowledged"]]
-    ledger = Ledger(entries, durable=dials.durable)
-    newest = {name: ledger.newest(name) for name in RESOURCES}
+    with connect(redis, NAMESPACE) as reader:
+        newest = {name: reader.history(f"/{name}", limit=1).position for name in RESOURCES}
+    ledger = Ledger(entries, durable=dials.durable, newest=newest)
     crowd.run(lambda: all(peer.position == newest[peer.resource] for peer in crowd.peers), DEADLINE)
     over = monotonic() + SILENCE
     crowd.run(lambda: monotonic() > over, DEADLINE)

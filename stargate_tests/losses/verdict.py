@@ -62,7 +62,7 @@ class Verdict:
 def judge(ledger: Ledger, stories: Iterable[Story]) -> Verdict:
     """Compare the ``stories`` with the ``ledger``."""
     verdict = Verdict()
-    verdict.counts["messages acknowledged"] = len(ledger)
+    verdict.counts["messages acknowledged"] = len(ledger) + ledger.unkept
     for sentence in ledger.wrong:
         verdict.wrong(sentence)
     for number, story in enumerate(stories):
@@ -140,8 +140,8 @@ class _Reader:
         return RESOURCES[self._story.resource] == LONG
 
     def _check_end(self) -> None:
-        newest = MessageId.parse(self._ledger.newest(self._story.resource))
-        if not self._ledger.durable or newest is None:
+        newest = MessageId.parse(self._ledger.newest.get(self._story.resource))
+        if newest is None:
             return
         if self._at is None:
             self._wrong("never knew where it stood")

@@ -306,7 +306,9 @@ class RedisBackplane:
             complete, packets = found
             if not complete:
                 log.warning("messages for %s are lost: they are kept no more", subscription.topic)
-                position = str(page.position) if page.position is not None else None
+                # Not where the address stands: what was held, and leads there, comes behind this.
+                here = subscription.feed.position
+                position = str(here) if here is not None else None
                 self._receiver.interrupted(subscription.topic, False, position)
             self._give_out(subscription, packets)
         if not subscription.feed.flows:

@@ -7,7 +7,7 @@ from stargate.backplane.contract.process import Writer, state, texts, until
 from stargate.backplane.redis import backplane as module
 from stargate.backplane.redis import upkeep
 from stargate.exceptions import BackplaneError
-from stargate.history import LAST, Keep
+from stargate.history import LAST, NO_TAG, Keep, MessageId
 from stargate.message import Message
 from stargate_tests.backplane.redis.processes import process as a_process
 from stargate_tests.redis_relay import DOWN, UP
@@ -186,8 +186,31 @@ def test_what_is_lost_and_kept_no_more_is_told(redis_server, relay, processes, c
     assert listener.messages == ["4", "5"]
     until(lambda: other.receiver.interruptions)
     topic, complete, position = other.receiver.interruptions[0]
-    assert (topic, complete) == ("/a", False) and position in ids
+    assert (topic, complete) == ("/a", False)
     assert "messages for /a are lost" in caplog.text
+    # From there on it gets everything: what was held is behind that place.
+    place = MessageId.parse(position)
+    assert ids.index(listener.heard[0].id) == place.offset
+
+
+def test_who_lost_something_is_told_the_place_from_which_messages_go_on(redis_server, processes):
+    """Whoever comes back from there must be given what was about to be given out."""
+    here = processes(redis_server.url)
+    listener = here.join("/a", KEEP)
+    subscription = here.backplane._topics["/a"]
+    here.receiver.ask(forget, subscription.feed)
+    id = MessageId.parse(here.send("/a", "held", keep=KEEP))
+    until(lambda: subscription.feed._held)
+    here.receiver.ask(here.backplane._upkeep.add, subscription)
+    until(listener.has(1))
+    assert here.receiver.interruptions == [("/a", False, f"{id.epoch}-0-{NO_TAG}")]
+    assert listener.heard[0].id == str(id)
+
+
+def forget(feed):
+    """As if its connection had been lost, and the Redis had lost what it had."""
+    feed.hold()
+    feed.position = MessageId("0" * 12, 5, NO_TAG)
 
 
 # Outages.

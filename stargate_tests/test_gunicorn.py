@@ -455,6 +455,7 @@ def worker(capsys):
     """``worker(**settings)``: one that has not been started; it logs to the test's stderr."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(list(each.handlers), each.propagate, each.level) for each in loggers]
+    handlers = [(number, signal.getsignal(number)) for number in ENDS]
     with ExitStack() as stack:
 
         def make(**settings):
@@ -466,10 +467,14 @@ def worker(capsys):
             return found
 
         yield make
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    for logger, (theirs, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = theirs, propagate
         logger.setLevel(level)
 
+
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 LOGGERS = ("gunicorn.error", "gunicorn.access", "stargate", "stargate.access")
 
@@ -597,6 +602,14 @@ def test_where_it_cannot_be_seen_nobody_is_said_to_take_over(worker):
         os.close(made._arbiters)
     made.cfg.set("reuse_port", True)
     assert not made._others_take_over()
+
+
+def test_signals_are_heard_before_anything_else_is_done(worker, capsys):
+    made = worker(preload_app=True)
+    with pytest.raises(SystemExit, match="^4$"):
+        made.init_process()
+    found = [signal.getsignal(number) for number in ENDS]
+    assert found == [made.handle_exit, made.handle_quit, made.handle_quit]
 
 
 def test_a_signal_before_there_is_a_server_ends_the_worker(worker):

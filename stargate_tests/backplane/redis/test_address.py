@@ -112,6 +112,11 @@ def test_what_is_no_url_is_refused_and_not_shown(url):
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+def test_a_slash_in_a_password_is_explained():
+    with pytest.raises(BadUrl, match="a slash in a password is written %2F"):
+        parse(f"redis://:12/{SECRET}@h:6379")
+
+
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("base", ["redis://h", "redis+cluster://h", "redis+sentinel://h/s"])
 def test_what_is_ours_is_not_for_the_url_to_say(base, name):

@@ -271,6 +271,9 @@ def test_a_restart_with_nothing_is_told_and_goes_on(pair):
     server.wipe()
     back(other, 2)
     until(lambda: len(other.receiver.interruptions) == 2)
+    assert sender.send("/a", "not kept but for the listeners") is not None
+    until(listener.has(2))
+    del listener.heard[1:]
     for each in "23":
         sender.send("/a", each, keep=KEEP)
         sender.send("/b", each, keep=KEEP)

@@ -176,6 +176,15 @@ def test_too_much_is_let_go_of_and_read(monkeypatch):
     assert feed.flows
 
 
+def test_what_it_has_let_go_of_is_missing_though_nothing_came_since(monkeypatch):
+    monkeypatch.setattr(module, "HELD_BYTES", 3 * module.HELD_COST)
+    feed = begun()
+    taken(feed, packet(2), packet(3), packet(4))
+    assert filled(feed, page(1, 2)) == (True, [1, 2])
+    assert not feed.flows
+    assert filled(feed, page(3, 4)) == (True, [3, 4])
+
+
 def test_what_it_has_let_go_of_and_can_not_be_read_is_told(monkeypatch):
     monkeypatch.setattr(module, "HELD_BYTES", 2 * module.HELD_COST)
     feed = begun()

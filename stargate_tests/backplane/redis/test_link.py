@@ -1,4 +1,5 @@
 import logging
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -174,11 +175,20 @@ def test_a_long_outage_is_logged_again(heard, caplog, monkeypatch):
     assert "refused" in caplog.text
 
 
-def test_the_pauses_are_not_the_same_for_all():
-    """Half of each is at random."""
-    import random
+def test_the_pauses_are_not_the_same_for_all(heard, monkeypatch):
+    """Or all processes would come back at once."""
+    pauses = []
+    for _ in range(4):
+        link = heard("redis://127.0.0.1:1").link
 
-    assert len({random.random() for _ in range(10)}) > 1
+        def pause(seconds, link=link):
+            pauses.append(seconds)
+            link.closed = True
+
+        monkeypatch.setattr(link, "_pause", pause)
+        link._run()
+    assert len(set(pauses)) == 4
+    assert all(module.SHORTEST_WAIT / 2 <= each <= module.SHORTEST_WAIT for each in pauses)
 
 
 @contextmanager
@@ -213,6 +223,31 @@ def test_a_server_that_answers_no_more_is_lost(own_redis, heard, monkeypatch, ca
         wait_until(lambda: found.back)
     assert [each.levelname for each in caplog.records] == ["WARNING", "INFO"]
     assert "nothing was heard for" in caplog.text
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_is_left_sooner(heard, monkeypatch):
+    with patience(monkeypatch, 60.0, 60.0), socket.create_server(("127.0.0.1", 0)) as listening:
+        found = heard(f"redis://127.0.0.1:{listening.getsockname()[1]}", 0.2)
+        found.link.want(b"a")
+        wait_until(lambda: found.link._attempts > 2)
+
+
+def test_a_subscribing_that_was_undone_is_not_taken_for_the_one_behind_it(
+    redis_server, heard, relay, namespace
+):
+    between = relay(redis_server)
+    found, name = heard(between.url), namespace.encode()
+    found.stand(b"another")
+    between.stall(DOWN)
+    found.link.want(name)
+    wait_until(lambda: subscribers(redis_server, namespace)[namespace] == 1)
+    between.stall(UP)
+    found.link.unwant([name])
+    stands = found.link.want(name)
+    between.flow(DOWN)
+    assert not stands.wait(0.3)
+    between.flow(UP)
+    assert stands.wait(30)
 
 
 def test_one_that_reads_too_slowly_is_cut_off_by_the_server_and_comes_back(own_redis, heard):

@@ -34,8 +34,7 @@ export function live(hear, tell) {
     if (recovered === false) {
       last = undefined; // What comes is the state as a whole, and has no id.
       if (!asked) {
-        socket.onmessage = null; // The server itself has missed something: begin anew.
-        socket.close();
+        socket.close(); // The server itself has missed something: begin anew.
       }
       asked = false;
       return;

@@ -25,7 +25,7 @@ from stargate.connection import NORMAL
 from stargate.engine import current_engine, refuse, stopping, take_over
 from stargate.envelope import SUBPROTOCOL
 from stargate.events import ViewFailed
-from stargate.exceptions import ConnectionClosed
+from stargate.exceptions import BackplaneError, ConnectionClosed
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
 from stargate.websocket import MESSAGES_A_TURN, WebSocket
@@ -338,12 +338,15 @@ class _Life:
     def _fail(self, error: BaseException) -> None:
         websocket, request = self._websocket, self._view.request
         websocket.close(INTERNAL_ERROR)
+        out_of_reach = isinstance(error, BackplaneError)
         log.error(
-            "%s failed at %s (WebSocket %s)",
+            "%s failed at %s (WebSocket %s)%s",
             type(self._view).__qualname__,
             websocket.path,
             websocket.id,
-            exc_info=error,
+            f": {error}" if out_of_reach else "",
+            # Whoever joins meanwhile fails alike: a line each will do.
+            exc_info=None if out_of_reach else error,
         )
         try:
             request.registry.notify(ViewFailed(self._view, websocket, error))

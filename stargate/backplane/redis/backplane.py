@@ -21,6 +21,7 @@ from stargate.backplane.redis.links import Links
 from stargate.backplane.redis.presence import Presence
 from stargate.backplane.redis.publisher import Page, Publisher, as_history
 from stargate.backplane.redis.subscription import Subscription, offset_of
+from stargate.backplane.redis.turns import Turns
 from stargate.backplane.redis.upkeep import Upkeep
 from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError
@@ -46,6 +47,11 @@ LOOK = 25.0
 TRIES = 20
 
 
+#: How many join at a time, which leaves connections for those who send; and how long the others
+#: wait for their turn, in seconds: a restart brings all browsers back at once.
+JOINS, JOIN_PATIENCE = 24, 30.0
+
+
 @implementer(IBackplane)
 class RedisBackplane:
     """Carries messages between the processes of one namespace, and keeps those that are kept."""
@@ -68,6 +74,7 @@ class RedisBackplane:
         #: ``None`` where nobody is to know who is here.
         self._presence = Presence(self.commands, namespace, self._tell_of) if told else None
         self._reader = Reader(self.commands, namespace)
+        self._joins = Turns(JOINS, JOIN_PATIENCE)
         self._topics: dict[str, Subscription] = {}
         self._channels: dict[bytes, Subscription] = {}
         self._links = Links(
@@ -110,9 +117,10 @@ class RedisBackplane:
         try:
             if self._presence is not None:
                 self._presence.begin()  # Between this and the attachment nothing may give way.
-            self._stand(subscription)
-            self._begin(subscription, keep)
-            return self._since(subscription, since)
+            with self._joins.take(f"a listener of {topic}"):
+                self._stand(subscription)
+                self._begin(subscription, keep)
+                return self._since(subscription, since)
         finally:
             subscription.joining -= 1
             if not subscription.joining:

@@ -25,7 +25,7 @@ demo: .venv/demo/.complete ## serve the jobs application
 
 test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pytest)
 	CHROMIUM="$$(.ci/chromium)" REDIS_SERVER="$$(.ci/redis)" .venv/test/bin/python -m pytest \
-		--cov=stargate --numprocesses 2 --dist loadfile $(ARGS)
+		--cov=stargate --numprocesses 3 --dist loadfile $(ARGS)
 
 autobahn: .venv/test/.complete .venv/autobahn/.complete ## run Autobahn|Testsuite (CASES='1.* 7.1.5')
 	.venv/test/bin/python -m stargate_tests.conformance.autobahn $(ARGS) $(CASES)

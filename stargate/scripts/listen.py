@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -65,8 +67,22 @@ def run(options: argparse.Namespace) -> None:
         raise Misused(f"URL: {options.url!r} must begin with ws:// or wss://")
     if options.count is not None and options.count < 1:
         raise Misused("--count must be at least 1")
-    with suppress(KeyboardInterrupt):  # The way to end it.
-        _Listening(options).run()
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+    try:
+        with suppress(KeyboardInterrupt):  # The way to end it.
+            _Listening(options).run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """Say good-bye and end; end anyhow where the library was interrupted while it held a lock."""
+    last = threading.Timer(CLOSING, os._exit, (0,))
+    last.daemon = True
+    last.start()
+    raise KeyboardInterrupt
 
 
 class _Listening:

@@ -232,8 +232,9 @@ def test_the_last_messages_are_lost_with_a_replica_that_lags_and_that_is_told(
 
 
 def test_a_message_that_no_replica_has_is_of_unknown_outcome(primary, replica, start):
-    sender = start(primary.url, backplane_replicas=1, backplane_timeout=0.5)
+    sender = start(primary.url, backplane_replicas=1, backplane_timeout=1.5)
     listener = sender.join("/a", KEEP)
+    replica.catch_up()
     assert sender.send("/a", "1", keep=KEEP)
     replica.lag()
     for _ in range(2):

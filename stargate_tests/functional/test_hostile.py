@@ -22,7 +22,8 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def test_pings_of_a_peer_that_reads_no_pongs_cost_no_memory(live_server):
-    server = live_server(make_app(**{"stargate.outbox_size": "100000"}))
+    settings = {"stargate.outbox_size": "100000", "stargate.outbox_progress_timeout": "0"}
+    server = live_server(make_app(**settings))
     pings = raw.frame(bytes(125), Opcode.PING) * 1000
     with raw.connect(server.url, "/a", rcvbuf=4096) as sock:
         wait_until(lambda: server.server.engine.connections)

@@ -67,6 +67,17 @@ def test_from_another_thread_a_question_is_answered_in_the_engines_own(delivery,
     assert in_thread(engine, delivery.ask, threading.get_ident) == threading.get_ident()
 
 
+@pytest.mark.parametrize("patched", [True, False])
+def test_what_waits_for_a_network_does_so_in_the_engines_thread_if_that_is_patched(
+    delivery, engine, monkeypatch, patched
+):
+    monkeypatch.setattr(Engine, "patched", patched)
+    delivery.bind(engine, Limits())
+    found = in_thread(engine, delivery.wait, threading.get_ident)
+    assert (found == threading.get_ident()) is patched
+    assert delivery.wait(threading.get_ident) == threading.get_ident()
+
+
 def test_what_a_question_raises_is_raised_where_it_was_asked(delivery, engine):
     delivery.bind(engine, Limits())
     assert isinstance(in_thread(engine, delivery.ask, int, "x"), ValueError)

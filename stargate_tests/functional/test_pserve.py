@@ -56,23 +56,8 @@ def test_a_signal_says_1001_to_every_websocket(tmp_path, number):
     assert "Traceback" not in program.log
 
 
-def test_a_signal_among_the_sends_of_threads_ends_it_all_the_same(tmp_path):
-    with pserve(tmp_path) as program:
-        with raw.connect(program.url, "/a") as peer:
-            get(program, "/a/@@flood")
-            for _ in range(1000):
-                assert raw.read_frame(peer) == (1, b"x")
-            program.process.send_signal(signal.SIGTERM)
-            while (found := raw.read_frame(peer)) == (1, b"x"):
-                pass
-            assert found == (8, b"\x03\xe9the server is stopping")
-            peer.sendall(raw.frame(b"\x03\xe9", Opcode.CLOSE))
-        assert program.wait() == 0
-    assert "Traceback" not in program.log
-
-
-def test_os_threads_send_through_a_redis_as_well(tmp_path, redis_server, namespace):
-    app = f"stargate.backplane = {redis_server.url}\nstargate.namespace = {namespace}"
+def is_flooded(tmp_path, app=""):
+    """Two OS threads of the program send until a signal comes; it ends as it should."""
     with pserve(tmp_path, app=app) as program:
         with raw.connect(program.url, "/a") as peer:
             get(program, "/a/@@flood")
@@ -85,6 +70,16 @@ def test_os_threads_send_through_a_redis_as_well(tmp_path, redis_server, namespa
             peer.sendall(raw.frame(b"\x03\xe9", Opcode.CLOSE))
         assert program.wait() == 0
     assert "Traceback" not in program.log
+
+
+def test_a_signal_among_the_sends_of_threads_ends_it_all_the_same(tmp_path):
+    is_flooded(tmp_path)
+
+
+def test_os_threads_send_through_a_redis_as_well(tmp_path, redis_server, namespace):
+    is_flooded(
+        tmp_path, f"stargate.backplane = {redis_server.url}\nstargate.namespace = {namespace}"
+    )
 
 
 def test_a_request_that_is_being_served_is_finished_and_no_new_one_accepted(tmp_path):

@@ -97,17 +97,18 @@ def table() -> tuple[Setting, ...]:
             "connection_limit",
             1000,
             at_least(1),
-            "connections",
-            "How many connections speak HTTP at a time; more wait in the kernel. Open WebSockets "
-            "do not count.",
+            "requests",
+            "How many requests are read or answered at a time. More wait for their turn, at most "
+            "`header_timeout`; then 503. Connections that have no whole request hold no place, nor "
+            "do open WebSockets. When descriptors run short, idle connections are closed first.",
         ),
         Setting(
             "header_timeout",
             10.0,
             seconds(0.1),
             "seconds",
-            "How long a request's line and headers may take as a whole; then 408. A byte now and "
-            "then must not hold a place for ever.",
+            "How long a request's line and headers may take as a whole; then 408. A new connection "
+            "that sends nothing is closed after this time.",
         ),
         Setting(
             "keepalive_timeout",

@@ -1,7 +1,8 @@
-"""Listening sockets: connections are accepted, wait for their first words, and become requests.
+"""Listening sockets: connections are accepted, wait, and have their requests answered in turn.
 
 ``eventlet.wsgi`` has a loop for this as well. It ends when descriptors run out, and it has a
-greenlet for each connection that has not said anything.
+greenlet for each connection, whether it says anything or not. What one connection does is in
+``conversation.py``.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from stargate.engine import STOPPING, current_engine
-from stargate.engine.hub import READ, WRITE, hubs, socket
+from stargate.engine.conversation import Conversation, TlsConversation
+from stargate.engine.head import Malformed
+from stargate.engine.hub import READ
 from stargate.engine.quiet import eventlet
 from stargate.engine.spare import EXHAUSTED, UNAVAILABLE, Spare
-from stargate.engine.tls import TlsSocket
+from stargate.engine.waiting import Waiting
 from stargate.engine.wsgi import HttpProtocol, Log
 from stargate.proxies import trusted
+from stargate.settings import spare_descriptors
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ wsgi = eventlet.wsgi
 
 log = logging.getLogger("stargate.server")
 
-#: Bytes read at once before a request is known: most requests are a single packet.
-FIRST_READ = 16_384
+#: Seconds between two looks for connections that have waited for too long: at most, and at least.
+SWEEP_SECONDS, SWEEP_AGAIN = 1.0, 0.05
 
-#: Seconds between two looks for connections that have said nothing for too long.
-SWEEP_SECONDS = 1.0
+#: Seconds that a connection has for its first request when others want its descriptor.
+LEAST_WAIT = 1.0
+
+#: What a request gets that has found no place.
+BUSY = Malformed(503, "there are too many requests: try again later")
 
 #: Connections accepted in one turn of the hub.
 ACCEPTED_AT_ONCE = 64
@@ -64,7 +69,9 @@ SECURE = {"wsgi.url_scheme": "https", "HTTPS": "on"}
 class HttpServer:
     """Accepts connections on listening sockets and serves an application on them.
 
-    With ``tls``, a context, every connection begins with a TLS handshake.
+    With ``tls``, a context, every connection begins with a TLS handshake. Of requests that are
+    being answered there are ``connection_limit`` at most. Connections that have none cost
+    nothing but their descriptors, and give them up when those run short.
     """
 
     def __init__(
@@ -75,37 +82,48 @@ class HttpServer:
         tls: Any = None,
     ) -> None:
         self.engine = current_engine()
+        self.settings = settings
         self._listening = listening
         self._tls = tls
-        self._open: set[_Conversation] = set()
-        #: Those that have not said a word, and until when they may be silent; before that, those
-        #: in their TLS handshake, and until when that may last. The oldest come first.
-        self._silent: dict[_Conversation, float] = {}
-        self._shaking: dict[_Conversation, float] = {}
-        self._silence, self._patience = settings.keepalive_timeout, settings.header_timeout
+        self._open: set[Conversation] = set()
+        #: Those whose first request, or next one, is not there as a whole: in their TLS handshake,
+        #: silent, or in the midst of a head; and how many bytes of it each has sent.
+        self._young = Waiting(settings.header_timeout)
+        self._heads: dict[Conversation, int] = {}
+        self._heads_size = 0
+        self._most_of_heads = settings.connection_limit * (
+            settings.max_request_line + settings.max_header_size
+        )
+        #: Those between two requests; those that ask, while there is no place; those with one.
+        self._idle = Waiting(settings.keepalive_timeout)
+        self._asking = Waiting(settings.header_timeout)
+        self._served: set[Conversation] = set()
+        self._descriptors = spare_descriptors()
         self._sweeping = False
-        self._limit = settings.connection_limit
         self._accepting = False
         self._stopping = False
         self._spare = Spare(self.engine, UNAVAILABLE if tls is None else b"")
-        self._servers = {}
-        for sock in listening:
-            server = wsgi.Server(
-                sock,
-                sock.getsockname(),
-                application,
-                log=Log(),
-                environ={STOPPING: self.is_stopping, **(SECURE if tls is not None else {})},
-                protocol=HttpProtocol,
-                keepalive=settings.keepalive_timeout,
-                url_length_limit=settings.max_request_line,
-                socket_timeout=settings.socket_timeout,
-                debug=False,
-            )
-            server.settings = settings
-            server.proxies = trusted(settings.trusted_proxy, settings.trusted_proxy_header)
-            server.log_output = settings.access_log
-            self._servers[sock.fileno()] = server
+        self._servers = {sock.fileno(): self._server(sock, application) for sock in listening}
+
+    def _server(self, sock: Any, application: Callable[..., Any]) -> Any:
+        """What eventlet wants to know of a server: nothing of it listens or accepts."""
+        settings = self.settings
+        server = wsgi.Server(
+            sock,
+            sock.getsockname(),
+            application,
+            log=Log(),
+            environ={STOPPING: self.is_stopping, **(SECURE if self._tls is not None else {})},
+            protocol=HttpProtocol,
+            keepalive=settings.keepalive_timeout,
+            url_length_limit=settings.max_request_line,
+            socket_timeout=settings.socket_timeout,
+            debug=False,
+        )
+        server.settings = settings
+        server.proxies = trusted(settings.trusted_proxy, settings.trusted_proxy_header)
+        server.log_output = settings.access_log
+        return server
 
     def __len__(self) -> int:
         """How many connections speak HTTP at this moment."""
@@ -152,9 +170,6 @@ class HttpServer:
 
     def _accept(self, sock: Any, _events: int) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
-            if len(self._open) >= self._limit:
-                self.pause()
-                return
             try:
                 accepted, address = sock.accept()
             except BlockingIOError:
@@ -166,11 +181,12 @@ class HttpServer:
             self._admit(accepted, address, self._servers[sock.fileno()])
 
     def _refuse(self, sock: Any, error: OSError) -> bool:
-        """Refuse a connection for want of descriptors or memory; false to leave it at that."""
+        """Make room, or refuse a connection for want of it; false to leave it at that."""
         try:
             if error.errno not in EXHAUSTED:
                 raise error
-            self._spare.refuse(sock, error)
+            if not self._make_room():
+                self._spare.refuse(sock, error)
         except BlockingIOError:
             return False
         except OSError:
@@ -180,175 +196,121 @@ class HttpServer:
             return False
         return True
 
+    def _make_room(self) -> bool:
+        """Close one that has no request: the longest idle, or else the slowest with its first."""
+        for waiting, seconds in ((self._idle, 0.0), (self._young, LEAST_WAIT)):
+            while (found := waiting.longest(seconds)) is not None:
+                found.make_room()
+                if found not in self._open:
+                    return True
+        return False
+
     def _admit(self, accepted: Any, address: Any, server: Any) -> None:
-        """Wait for the first words of a connection; where there is no room for it, close it."""
-        fd = accepted.fileno()
+        """Wait for a request on a connection; where there is no room for it, close it."""
+        connections = len(self._open) + len(self.engine.connections)
+        if self._descriptors and connections >= self._descriptors:
+            self._make_room()  # The rest of the descriptors is for the application.
         try:
             accepted.setblocking(False)
             if self._tls is None:
-                conversation = _Conversation(self, accepted, address, server)
-                waiting, time = self._silent, self._silence
+                conversation = Conversation(self, accepted, address, server)
             else:
-                secure = TlsSocket(accepted, self._tls)
-                conversation = _TlsConversation(self, secure, address, server)
-                waiting, time = self._shaking, self._patience
-            self.engine.watch(fd, READ, conversation.begin)
+                conversation = TlsConversation(self, accepted, address, server, context=self._tls)
+            conversation.park()
         except (OSError, MemoryError) as error:
             accepted.close()
             count_refusal(self.engine.refusals, "memory")
             self.engine.spawn(log.error, "no room for a connection from %s: %r", address, error)
             return
         self._open.add(conversation)
-        waiting[conversation] = monotonic() + time
-        if not self._sweeping:
-            self._sweeping = True
-            self.engine.call_later(SWEEP_SECONDS, self._sweep)
+        self._wait(self._young, conversation)
 
-    def shaken(self, conversation: _Conversation) -> None:
-        """``conversation`` has TLS: from here on it may be silent for as long as any."""
-        self._shaking.pop(conversation, None)
-        self._silent[conversation] = monotonic() + self._silence
+    # What conversations tell.
+
+    def shaken(self, conversation: Conversation) -> None:
+        """The TLS handshake is over: a request has as long as it has without TLS."""
+        self._young.add(conversation)
 
     def unfit(self, address: Any, why: object) -> None:
         """A peer at ``address`` does not speak TLS as it should."""
         count_refusal(self.engine.refusals, "tls")
         self.engine.spawn(log.info, "%s refused: TLS: %s", address, why)
 
-    def spoken(self, conversation: _Conversation) -> None:
-        """``conversation`` has begun, or will never: it is not waited for any more."""
-        self._silent.pop(conversation, None)
-        self._shaking.pop(conversation, None)
+    def hears(self, conversation: Conversation, size: int) -> None:
+        """The first bytes of a head have come, or more: it has a time as a whole."""
+        before = self._heads.get(conversation)
+        if before is None:
+            self._idle.discard(conversation)
+            self._wait(self._young, conversation)
+        self._heads[conversation] = size
+        self._heads_size += size - (before or 0)
+        if self._heads_size > self._most_of_heads:
+            self._bound_heads()
 
-    def _sweep(self) -> None:
-        """End the connections that have said nothing for too long; the oldest come first."""
-        now = monotonic()
-        for waiting in (self._silent, self._shaking):
-            for conversation, end in list(waiting.items()):
-                if end > now:
-                    break
-                conversation.expire()
-        self._sweeping = bool(self._silent or self._shaking)
-        if self._sweeping:
-            self.engine.call_later(SWEEP_SECONDS, self._sweep)
+    def asks(self, conversation: Conversation) -> None:
+        """A request is there: serve it, or let it wait for a place."""
+        self.forget(conversation)
+        if len(self._served) < self.settings.connection_limit:
+            self._serve(conversation)
+        else:
+            self._wait(self._asking, conversation)
 
-    def ended(self, conversation: _Conversation) -> None:
+    def rests(self, conversation: Conversation) -> None:
+        """A request has been answered, and another may come on the same connection."""
+        self._served.discard(conversation)
+        self._wait(self._idle, conversation)
+        self._serve_next()
+
+    def ended(self, conversation: Conversation) -> None:
         """``conversation`` speaks HTTP no more: it is closed, or a WebSocket now."""
         self._open.discard(conversation)
-        if len(self._open) < self._limit:
-            self.start()
+        self.forget(conversation)
+        self._served.discard(conversation)
+        self._serve_next()
 
+    def _serve(self, conversation: Conversation) -> None:
+        self._served.add(conversation)
+        conversation.serve()
 
-class _Conversation:
-    """One accepted connection for as long as it speaks HTTP; silent, it holds no greenlet."""
+    def _serve_next(self) -> None:
+        while len(self._served) < self.settings.connection_limit:
+            found = self._asking.longest()
+            if found is None:
+                return
+            self.forget(found)
+            self._serve(found)
 
-    __slots__ = ("_home", "_server", "_sock", "_state")
+    def forget(self, conversation: Conversation) -> None:
+        """It waits for nothing any more."""
+        for waiting in (self._young, self._idle, self._asking):
+            waiting.discard(conversation)
+        self._heads_size -= self._heads.pop(conversation, 0)
 
-    def __init__(self, home: HttpServer, sock: Any, address: Any, server: Any) -> None:
-        self._home, self._sock, self._server = home, sock, server
-        # What eventlet.wsgi wants to be given: it keeps the third up to date.
-        self._state = [address, None, wsgi.STATE_IDLE]
+    def _bound_heads(self) -> None:
+        """Refuse the longest of the heads, so that they hold no more than the requests may."""
+        found = max(self._heads, key=self._heads.__getitem__)
+        found.refuse(BUSY)
 
-    def begin(self, _events: int) -> None:
-        """The first bytes have come, or the end."""
-        try:
-            data = self._sock.recv(FIRST_READ)
-        except BlockingIOError:
-            return
-        except (OSError, MemoryError):
-            data = b""
-        self._unwatch()
-        if not data:
-            self._close()
-            return
-        try:
-            hubs.notify_opened(self._sock.fileno())
-            green = eventlet.greenio.GreenSocket(self._sock, set_nonblocking=False)
-            green.settimeout(self._server.socket_timeout)
-            self._state[1:] = green, wsgi.STATE_REQUEST
-            self._home.engine.lend(self._run, green, data)
-        except MemoryError:
-            self._close()
-            raise
+    # Whoever has waited for too long.
 
-    def _run(self, green: Any, data: bytes) -> None:
-        released = False
-        try:
-            released = HttpProtocol(self._state, self._server, data).released
-        except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
-            raise
-        except TimeoutError:
-            pass  # It reads or writes nothing for longer than socket_timeout.
-        except BaseException:  # eventlet's Timeout is no Exception.
-            log.exception("serving %s failed", self._state[0])
-        finally:
-            if not released:
-                green.close()
-            self._home.ended(self)
+    def _wait(self, waiting: Waiting, conversation: Conversation) -> None:
+        waiting.add(conversation)
+        if not self._sweeping:
+            self._sweeping = True
+            self._sweep_in(waiting.left())
 
-    def _unwatch(self) -> None:
-        self._home.spoken(self)
-        self._home.engine.unwatch(self._sock.fileno())
+    def _sweep_in(self, seconds: float) -> None:
+        delay = min(SWEEP_SECONDS, max(SWEEP_AGAIN, seconds))
+        self.engine.call_later(delay, self._sweep)
 
-    def _close(self) -> None:
-        self._unwatch()
-        self._sock.close()
-        self._home.ended(self)
-
-    def expire(self) -> None:
-        """It has said nothing for too long."""
-        self._close()
-
-    def stop(self) -> None:
-        """Serve no request after the one that is being served, if any."""
-        if self._state[1] is None:
-            self.begin(0)  # What has come in this very moment is served.
-            if self._state[1] is None and self._sock.fileno() >= 0:
-                self._close()
-            return
-        idle = self._state[2] == wsgi.STATE_IDLE
-        self._state[2] = wsgi.STATE_CLOSE
-        if idle:
-            self.cut()
-
-    def cut(self) -> None:
-        """Shut the connection, whatever it is doing."""
-        with suppress(OSError):  # Gone already, or handed over.
-            self._state[1].shutdown(socket.SHUT_RDWR)
-
-
-class _TlsConversation(_Conversation):
-    """One that begins with a handshake, which holds no greenlet either."""
-
-    __slots__ = ("_events", "_shaken")
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._events, self._shaken = READ, False
-
-    def begin(self, events: int) -> None:
-        """The handshake goes on; behind it, the first bytes of a request have come."""
-        if self._shaken or self._shake():
-            super().begin(events)
-
-    def _shake(self) -> bool:
-        sock = self._sock
-        try:
-            self._shaken = sock.shake_hands()
-        except (OSError, MemoryError) as error:
-            if sock.heard:
-                self._home.unfit(self._state[0], error)
-            self._close()
-            return False
-        if self._shaken:
-            self._home.shaken(self)
-        events = READ | WRITE if sock.waits and not self._shaken else READ
-        if events != self._events:
-            self._home.engine.rewatch(sock.fileno(), events)
-            self._events = events
-        return self._shaken
-
-    def expire(self) -> None:
-        """It has taken too long, for the handshake or behind it."""
-        if not self._shaken:
-            self._home.unfit(self._state[0], "no handshake in time")
-        self._close()
+    def _sweep(self) -> None:
+        """End the waiting of those for whom it is over; the longest wait comes first."""
+        for waiting in (self._young, self._idle):
+            for conversation in waiting.overdue():
+                conversation.expire()
+        for conversation in self._asking.overdue():
+            conversation.refuse(BUSY)
+        left = [each.left() for each in (self._young, self._idle, self._asking) if each]
+        self._sweeping = bool(left)
+        if left:
+            self._sweep_in(min(left))

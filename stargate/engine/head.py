@@ -39,6 +39,9 @@ _ABSOLUTE = re.compile(r"https?://([^/?#@]+)([/?#].*)?", re.IGNORECASE).fullmatc
 #: No body is longer than this many digits say.
 _LENGTH = re.compile(r"[0-9]{1,18}").fullmatch
 
+#: Where a head ends, whichever way its lines do.
+_END = re.compile(rb"\n\r?\n").search
+
 #: Header lines that end a head.
 END_OF_HEAD = (b"\r\n", b"\n")
 
@@ -113,6 +116,21 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
         environ["QUERY_STRING"] = query
     closes = environ.get("HTTP_CONNECTION", "").lower() == "close"
     return Head(line, method, target, version, tuple(headers), environ, end + 4, closes)
+
+
+def is_whole(data: bytes, seen: int, max_line: int, max_headers: int) -> bool:
+    """Whether the head that ``data`` begins with is all there, or shows that it never will be.
+
+    Of ``data`` the first ``seen`` bytes have been looked at before.
+    """
+    if b"\r\n\r\n" in data or _END(data, max(0, seen - 2)):
+        return True
+    line = data.find(b"\n") + 1
+    if not line:
+        return len(data) >= max_line or bool(data and not _BEGINNING(data))
+    if seen < line and not _LINE(data[:line]):
+        return True
+    return line >= max_line or len(data) - line > max_headers
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
-"""One HTTP connection: eventlet's protocol class, with limits and a way out for its socket.
+"""One HTTP request: eventlet's protocol class, with limits and a way out for its socket.
 
 Of ``eventlet.wsgi`` the calling of the application is used, and the parsing of what ``head.py``
-leaves alone. Who listens and accepts is in ``accept.py``.
+leaves alone. Who waits for requests is in ``conversation.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver, current_engine, stopping
 from stargate.engine.head import (
-    END_OF_HEAD,
     Head,
     Malformed,
     check_beginning,
@@ -48,7 +47,7 @@ MOST_OF_LINE = 4096
 READ_AT_ONCE = 65_536
 
 #: What a request is counted as that was refused before it reached the application; else malformed.
-CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 505: "version"}
+CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 503: "busy", 505: "version"}
 
 #: What reading from and writing to somebody who has left ends in.
 GONE = (
@@ -62,7 +61,10 @@ _EventletProtocol: Any = wsgi.HttpProtocol
 
 
 class HttpProtocol(_EventletProtocol):
-    """One HTTP connection: eventlet's, with limits, and able to let go of its socket."""
+    """One request, whose head is there: eventlet's, with limits, and able to let go of its socket.
+
+    With a ``refusal`` it is answered with that, unread.
+    """
 
     #: The socket has been handed over.
     released = False
@@ -74,14 +76,20 @@ class HttpProtocol(_EventletProtocol):
     #: The method of the request, once its line has been read.
     command: str | None = None
 
-    #: Runs from the first byte of a request to the end of its headers.
-    deadline: Any = None
-
-    #: The first request's head, where it was all there at once and nothing about it was odd.
+    #: The request's head, where nothing about it is odd.
     head: Head | None = None
 
-    def __init__(self, conn_state: list[Any], server: Any, data: bytes) -> None:
-        self._data = data
+    #: What has come of the next request, where the connection stays open for one.
+    ahead: bytes | None = None
+
+    def __init__(
+        self,
+        conn_state: list[Any],
+        server: Any,
+        data: bytes,
+        refusal: Malformed | None = None,
+    ) -> None:
+        self._data, self._refusal = data, refusal
         super().__init__(conn_state, server)
 
     def setup(self) -> None:
@@ -92,6 +100,19 @@ class HttpProtocol(_EventletProtocol):
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
         self.head = read_head(data, settings.max_request_line, settings.max_header_size)
+
+    def handle(self) -> None:
+        self.close_connection = True
+        if self._refusal is not None:
+            self.send_error(self._refusal.status, self._refusal.reason)
+            return
+        self.handle_one_request()
+        try:
+            self.wfile.flush()
+        except OSError:
+            self.close_connection = True  # Of the answer, bytes are left that nobody will read.
+        if self.conn_state[2] == wsgi.STATE_CLOSE:
+            self.close_connection = True
 
     def handle_one_request(self) -> None:
         head = self.head
@@ -113,41 +134,16 @@ class HttpProtocol(_EventletProtocol):
             self.head = None
 
     def _read_request_line(self) -> bytes:
-        settings = self.server.settings
-        if self.command is not None:
-            self.command = None
-            eventlet.sleep(0)  # The next request may be here already: everybody else first.
-        line = b""
         try:
-            self.connection.settimeout(settings.keepalive_timeout)
-            data = self.rfile.peek(1)
-            if data:
-                self.conn_state[2] = wsgi.STATE_REQUEST
-                # From the first byte on, line and headers as a whole have a deadline: a byte now
-                # and then must not hold a place for ever.
-                self.deadline = eventlet.Timeout(settings.header_timeout)
-                line = self._whole_line(data)
-        except OSError:
-            pass  # Silent for too long, or gone.
-        except eventlet.Timeout:
-            self._refuse_slow()
+            check_beginning(self.rfile.peek(1))
+            line = bytes(super()._read_request_line())
+            most = self.server.settings.max_request_line
+            if len(line) >= most:
+                raise Malformed(414, f"the request line is longer than {most} bytes")
+            return line
         except Malformed as error:
             self.send_error(error.status, error.reason)
-        if not line:
-            self._lift_deadline()
-            self.close_connection = True
-        return line
-
-    def _whole_line(self, data: bytes) -> bytes:
-        check_beginning(data)
-        line = bytes(super()._read_request_line())
-        if line in END_OF_HEAD:
-            # Some say one more than their last body has (RFC 9112, section 2.2).
-            line = bytes(super()._read_request_line())
-        most = self.server.settings.max_request_line
-        if len(line) >= most:
-            raise Malformed(414, f"the request line is longer than {most} bytes")
-        return line
+            return b""
 
     def parse_request(self) -> bool:
         most = self.server.settings.max_header_size
@@ -157,15 +153,8 @@ class HttpProtocol(_EventletProtocol):
             if super().parse_request():
                 self._check_head(self.headers)
                 return True
-        except (eventlet.Timeout, TimeoutError):
-            self._refuse_slow()
-        except OSError as error:
-            log.info("%s has gone in the middle of a request: %s", self.client_address, error)
-            self.close_connection = True
         except Malformed as error:
             self.send_error(error.status, error.reason)
-        finally:
-            self._lift_deadline()
         return False
 
     def _check_head(self, headers: Any) -> None:
@@ -175,15 +164,6 @@ class HttpProtocol(_EventletProtocol):
         if host is not None and len(headers.get_all("Host", [])) == 1:
             # It is needed, and counts for nothing then (RFC 9112, sections 3.2 and 3.2.2).
             headers.replace_header("Host", host)
-
-    def _refuse_slow(self) -> None:
-        seconds = self.server.settings.header_timeout
-        self.send_error(408, f"the request line and headers took longer than {seconds:g} s")
-
-    def _lift_deadline(self) -> None:
-        if self.deadline is not None:
-            self.deadline.cancel()
-            self.deadline = None
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request that never reached the application: say why, count it, and close."""
@@ -197,6 +177,7 @@ class HttpProtocol(_EventletProtocol):
             "Connection: close",
             "Content-Type: text/plain; charset=UTF-8",
             f"Content-Length: {len(text)}",
+            *(("Retry-After: 10",) if code == HTTPStatus.SERVICE_UNAVAILABLE else ()),
             "",
             "",
         )
@@ -241,17 +222,23 @@ class HttpProtocol(_EventletProtocol):
         self.conn_state[2] = wsgi.STATE_IDLE
 
     def _take_over(self) -> TakenOver:
-        self._incoming.leave_socket()
-        early, sock = self.rfile.read() or b"", self.connection.fd
-        if isinstance(sock, TlsSocket):
-            early += sock.take_ready()
+        early = self._read_ahead()
         self.released = True
         self.connection.close = _leave_open  # Or it would close the socket when it is collected.
-        return TakenOver(sock, early, _leave)
+        return TakenOver(self.connection.fd, early, _leave)
+
+    def _read_ahead(self) -> bytes:
+        """What has been read of what comes behind the request."""
+        self._incoming.leave_socket()
+        early: bytes = self.rfile.read() or b""
+        sock = self.connection.fd
+        return early + sock.take_ready() if isinstance(sock, TlsSocket) else early
 
     def finish(self) -> None:
-        self._lift_deadline()
         if self.released:
+            return
+        if not self.close_connection:
+            self.ahead = self._read_ahead()
             return
         if self.refused:
             with eventlet.Timeout(LINGER_SECONDS, False), suppress(OSError):

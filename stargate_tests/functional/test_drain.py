@@ -201,7 +201,7 @@ def test_a_handshake_that_comes_when_the_server_stops_is_503_and_no_view_is_made
 
     server = start(make_app(lambda config: config.add_websocket_view(View, context=Node, name="v")))
     with raw.dial(server.url) as sock:
-        wait_until(lambda: len(server.server.http._silent) == 1)
+        wait_until(lambda: len(server.server.http._young) == 1)
         in_that_moment(server, lambda: sock.sendall(raw.handshake("localhost", "/a/@@v")))
         answer = raw.read_all(sock)
     assert answer.startswith(b"HTTP/1.1 503 ")
@@ -214,7 +214,7 @@ def test_a_request_that_comes_when_the_server_stops_is_answered_and_no_other(sta
     server = start(make_app())
     request = b"GET /a/@@page HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with raw.dial(server.url) as sock:
-        wait_until(lambda: len(server.server.http._silent) == 1)
+        wait_until(lambda: len(server.server.http._young) == 1)
         in_that_moment(server, lambda: sock.sendall(request + request))
         answer = raw.read_all(sock)
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 1

@@ -314,21 +314,6 @@ def test_the_socket_file_of_a_server_started_since_stays(tmp_path):
             assert path.exists()
 
 
-def test_connections_beyond_the_limit_wait_and_websockets_do_not_count(tmp_path):
-    with pserve(tmp_path, server="listen = 127.0.0.1:0\nconnection_limit = 2") as program:
-        with websocket(program, "/a") as one, websocket(program, "/a") as two:
-            with raw.dial(program.url) as silent, raw.dial(program.url) as another:
-                with ThreadPoolExecutor(1) as pool:
-                    waiting = pool.submit(get, program, "/a/@@patched")
-                    one.send("meanwhile")
-                    assert two.recv(timeout=20) == "meanwhile"
-                    assert not waiting.done()
-                    silent.close()
-                    assert waiting.result() == "True"
-                assert another.fileno() != -1
-        assert program.stop() == 0
-
-
 def test_a_program_of_its_own_may_serve_a_dotted_name_on_a_unix_socket(tmp_path):
     path = tmp_path / "s"
     script = tmp_path / "script.py"

@@ -12,7 +12,7 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
 from websockets.exceptions import InvalidStatus
 
-from stargate.engine import accept
+from stargate.engine import conversation
 from stargate.engine.tls import TlsSocket
 from stargate_tests import raw
 from stargate_tests.certificates import certificate, trust
@@ -100,8 +100,7 @@ def test_a_long_frame_behind_a_handshake_that_comes_in_two_packets_is_read_whole
     message, head = "x" * 12_000, raw.handshake("localhost", "/a/@@echo")
     with raw.dial(server.url) as sock:
         sock.sendall(head[:40])
-        (conversation,) = server.server.http._open
-        wait_until(lambda: conversation._state[2] == "request")
+        wait_until(lambda: server.server.http._heads)
         sock.sendall(head[40:] + raw.frame(message))
         assert raw.read_head(sock).startswith(b"HTTP/1.1 101 ")
         assert raw.read_frame(sock) == (1, message.encode())
@@ -246,7 +245,7 @@ def test_an_answer_to_a_handshake_that_the_kernel_does_not_take_at_once_follows(
                 raise BlockingIOError
             super()._flush()
 
-    monkeypatch.setattr(accept, "TlsSocket", Full)
+    monkeypatch.setattr(conversation, "TlsSocket", Full)
     assert get(server, "/a/@@page") == "the page of /a"
     assert refused
 

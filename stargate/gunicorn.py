@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from stargate.server import GRACEFUL_TIMEOUT
+
 if TYPE_CHECKING:
     from stargate.server import Server, ServerSettings
 
@@ -175,12 +177,18 @@ class EventletWorker(Worker):
         given |= {
             "certfile": cfg.certfile or "",
             "keyfile": cfg.keyfile or "",
-            "graceful_timeout": cfg.graceful_timeout - min(MARGIN, cfg.graceful_timeout / 4),
+            "graceful_timeout": self._graceful_timeout(),
         }
         try:
             return read_settings(given)
         except ConfigurationError as error:
             self._refuse(error)
+
+    def _graceful_timeout(self) -> float:
+        """Less than gunicorn's, or it kills; where that is not set, as with any other server."""
+        theirs = self.cfg.graceful_timeout
+        ours = theirs - min(MARGIN, theirs / 4)
+        return ours if _is_set(self.cfg, "graceful_timeout") else min(ours, GRACEFUL_TIMEOUT)
 
     def _log(self, given: dict[str, Any]) -> None:
         """Log where gunicorn does, if nothing else is said."""

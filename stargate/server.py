@@ -28,6 +28,11 @@ Application = Callable[..., Any]
 HAND_OVER = 0.25
 
 
+#: Seconds. With a ``backplane_timeout`` to say good-bye to a Redis it is less than the 10 s after
+#: which Docker kills.
+GRACEFUL_TIMEOUT = 5.0
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """The values of ``[server:main]``; ``docs/settings.rst`` says what each is for."""
@@ -141,11 +146,12 @@ def table() -> tuple[Setting, ...]:
         ),
         Setting(
             "graceful_timeout",
-            30.0,
+            GRACEFUL_TIMEOUT,
             seconds(0),
             "seconds",
             "After SIGTERM or SIGINT, how long requests and close handshakes may take before they "
-            "are cut. A second signal cuts them at once.",
+            "are cut. A second signal cuts them at once. `docker stop` kills after 10 s: where "
+            "this is longer, whoever starts the process must wait longer too.",
         ),
         Setting("access_log", True, flag, "", "A line a request, to the logger `stargate.access`."),
         Setting(

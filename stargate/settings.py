@@ -176,11 +176,12 @@ APPLICATION = (
     ),
     Setting(
         "close_timeout",
-        10.0,
+        5.0,
         seconds(0),
         "seconds",
         "How long a peer may take for its part of the close handshake, and to read what was sent "
-        "before it; then the connection is cut.",
+        "before it; then the connection is cut. When the server stops, `graceful_timeout` of the "
+        "server bounds it.",
     ),
     Setting(
         "drain_period",
@@ -295,7 +296,7 @@ class Limits:
     outbox_progress_timeout: float = 10.0
     max_send_size: int = 1_048_576
     recover_limit: int = 16_777_216
-    close_timeout: float = 10.0
+    close_timeout: float = 5.0
     drain_period: float = 0.0
     ping_interval: float = 20.0
     ping_timeout: float = 20.0

@@ -514,7 +514,7 @@ def test_defaults_are_those_of_the_library(worker):
     found, usual = worker()._settings(), read_settings({})
     same = ("connection_limit", "keepalive_timeout", "max_request_line", "header_timeout")
     assert all(getattr(found, name) == getattr(usual, name) for name in same)
-    assert (found.graceful_timeout, found.access_log, found.certfile) == (29.0, False, "")
+    assert (found.graceful_timeout, found.access_log, found.certfile) == (5.0, False, "")
 
 
 def test_gunicorns_settings_are_ours_where_they_are_set(worker):

@@ -15,7 +15,7 @@ def test_the_defaults_are_these():
     assert (DEFAULTS.backlog, DEFAULTS.connection_limit) == (1024, 1000)
     assert (DEFAULTS.max_request_line, DEFAULTS.max_header_size) == (8192, 32768)
     assert (DEFAULTS.header_timeout, DEFAULTS.keepalive_timeout) == (10.0, 60.0)
-    assert (DEFAULTS.socket_timeout, DEFAULTS.graceful_timeout) == (60.0, 30.0)
+    assert (DEFAULTS.socket_timeout, DEFAULTS.graceful_timeout) == (60.0, 5.0)
     assert DEFAULTS.access_log is True
     assert (DEFAULTS.trusted_proxy, DEFAULTS.trusted_proxy_header) == ((), "X-Forwarded-For")
 

@@ -33,7 +33,7 @@ DEFAULTS = {
     "outbox_progress": 16_384,
     "outbox_progress_timeout": 10.0,
     "max_send_size": 1_048_576,
-    "close_timeout": 10.0,
+    "close_timeout": 5.0,
     "drain_period": 0.0,
     "ping_interval": 20.0,
     "ping_timeout": 20.0,

@@ -35,9 +35,6 @@ log = logging.getLogger("stargate.server")
 #: Seconds between two looks for connections that have waited for too long: at most, and at least.
 SWEEP_SECONDS, SWEEP_AGAIN = 1.0, 0.05
 
-#: Seconds that a connection has for its first request when others want its descriptor.
-LEAST_WAIT = 1.0
-
 #: What a request gets that has found no place.
 BUSY = Malformed(503, "there are too many requests: try again later")
 
@@ -185,8 +182,12 @@ class HttpServer:
         try:
             if error.errno not in EXHAUSTED:
                 raise error
-            if not self._make_room():
-                self._spare.refuse(sock, error)
+            accepted, address = self._spare.accept(sock)
+            if self._make_room():
+                self._spare.take()
+                self._admit(accepted, address, self._servers[sock.fileno()])
+            else:
+                self._spare.refuse(accepted, error)
         except BlockingIOError:
             return False
         except OSError:
@@ -197,9 +198,12 @@ class HttpServer:
         return True
 
     def _make_room(self) -> bool:
-        """Close one that has no request: the longest idle, or else the slowest with its first."""
-        for waiting, seconds in ((self._idle, 0.0), (self._young, LEAST_WAIT)):
-            while (found := waiting.longest(seconds)) is not None:
+        """Close one that has no request: the longest idle, or else the slowest with its first.
+
+        Rather that than refuse a newcomer: who comes in good faith sends a request at once.
+        """
+        for waiting in (self._idle, self._young):
+            while (found := waiting.longest()) is not None:
                 found.make_room()
                 if found not in self._open:
                     return True

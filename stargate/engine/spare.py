@@ -41,32 +41,42 @@ class Spare:
         self._engine, self._answer = engine, answer
         self._fd: int | None = None
         self._refused, self._silent_until = 0, 0.0
-        self._take()
+        self.take()
 
-    def refuse(self, listening: Any, error: OSError) -> None:
-        """Refuse the connection that waits first at ``listening``, where ``error`` was met.
+    def accept(self, listening: Any) -> tuple[Any, Any]:
+        """The connection that waits first at ``listening``, and its address.
 
-        It is told so where ``answer`` can tell it. Raises ``BlockingIOError`` when there is none,
-        and another ``OSError`` when not even this can be done.
+        It has the descriptor that was kept back: :meth:`refuse` it, or close another and
+        :meth:`take` one again. Raises ``BlockingIOError`` when there is none, and another
+        ``OSError`` when not even this can be done.
         """
         self.close()
         try:
-            accepted, _address = listening.accept()
+            accepted, address = listening.accept()
+        except BaseException:
+            self.take()
+            raise
+        return accepted, address
+
+    def refuse(self, accepted: Any, error: OSError) -> None:
+        """Close ``accepted``, which is told so where the answer can tell it."""
+        try:
             turn_away(accepted, self._answer)
         finally:
-            self._take()
+            self.take()
         count_refusal(self._engine.refusals, "descriptors")
         self._tell(error)
+
+    def take(self) -> None:
+        """Keep a descriptor back."""
+        with suppress(OSError):  # Somebody was faster; there may be one next time.
+            self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Give the descriptor up."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-    def _take(self) -> None:
-        with suppress(OSError):  # Somebody was faster; there may be one next time.
-            self._fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
     def _tell(self, error: OSError) -> None:
         self._refused += 1

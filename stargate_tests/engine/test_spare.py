@@ -34,9 +34,24 @@ def dial(listening):
     return sock
 
 
+def refuse(spare, listening):
+    accepted, _address = spare.accept(listening)
+    spare.refuse(accepted, FULL)
+
+
+def test_who_waits_first_may_be_kept_where_room_was_made(spare, listening, engine):
+    with dial(listening) as peer:
+        accepted, address = spare.accept(listening)
+        assert spare._fd is None and address == peer.getsockname()
+        spare.take()
+        assert os.fstat(spare._fd)
+        accepted.close()
+    assert not engine.refusals
+
+
 def test_who_waits_first_is_told_503(spare, listening, engine):
     with dial(listening) as peer:
-        spare.refuse(listening, FULL)
+        refuse(spare, listening)
         assert raw.read_all(peer) == UNAVAILABLE
     assert engine.refusals == {"descriptors": 1}
 
@@ -44,24 +59,24 @@ def test_who_waits_first_is_told_503(spare, listening, engine):
 def test_who_has_asked_already_is_told_so_too(spare, listening):
     with dial(listening) as peer:
         peer.sendall(raw.handshake())
-        spare.refuse(listening, FULL)
+        refuse(spare, listening)
         assert raw.read_all(peer) == UNAVAILABLE
 
 
 def test_where_nothing_can_be_said_the_connection_is_closed(engine, listening):
     spare = Spare(engine, b"")
     with dial(listening) as peer:
-        spare.refuse(listening, FULL)
+        refuse(spare, listening)
         assert raw.read_all(peer) == b""
     spare.close()
 
 
 def test_there_is_a_spare_one_again_whoever_waited(spare, listening, engine):
     with pytest.raises(BlockingIOError):
-        spare.refuse(listening, FULL)
+        refuse(spare, listening)
     assert os.fstat(spare._fd)
     with dial(listening):
-        spare.refuse(listening, FULL)
+        refuse(spare, listening)
     assert os.fstat(spare._fd)
     assert engine.refusals == {"descriptors": 1}
 
@@ -81,11 +96,11 @@ def test_where_somebody_was_faster_there_is_none_until_there_is_room(engine, lis
         try:
             spare = Spare(engine)
             with pytest.raises(OSError, match="Too many open files"):
-                spare.refuse(listening, FULL)
+                refuse(spare, listening)
         finally:
             rlimits.setrlimit(rlimits.RLIMIT_NOFILE, (soft, hard))
-        spare.refuse(listening, FULL)
-        spare.refuse(listening, FULL)
+        refuse(spare, listening)
+        refuse(spare, listening)
         spare.close()
         assert raw.read_all(one) == raw.read_all(two) == UNAVAILABLE
 
@@ -94,7 +109,7 @@ def test_the_log_has_one_line_a_second_that_counts_them(spare, listening, engine
     for count in (3, 1):
         for _ in range(count):
             with dial(listening):
-                spare.refuse(listening, FULL)
+                refuse(spare, listening)
         spare._silent_until = 0.0  # As a second later.
     turn(engine)
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2

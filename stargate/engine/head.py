@@ -111,7 +111,7 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
     environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
     if mark:
         environ["QUERY_STRING"] = query
-    closes = environ.get("HTTP_CONNECTION", "").lower() == "close"
+    closes = "HTTP_CONNECTION" in environ and not keeps(version, environ["HTTP_CONNECTION"])
     return Head(line, method, target, version, tuple(headers), environ, end + 4, closes)
 
 
@@ -127,6 +127,17 @@ def environ_key(name: str) -> str | None:
 def host_and_port(address: Any) -> tuple[str, str]:
     """The first two parts of a socket's address; a UNIX socket is said to be ``unix``."""
     return (address[0], str(address[1])) if isinstance(address, tuple) else ("unix", "")
+
+
+def tokens(value: str) -> list[str]:
+    """The words of a header that is a list, in lower case."""
+    return [word.strip(" \t") for word in value.lower().split(",")]
+
+
+def keeps(version: str, connection: str) -> bool:
+    """Whether a connection stays, by the request's ``Connection`` (RFC 9112, section 9.3)."""
+    options = tokens(connection)
+    return "close" not in options and (version >= "HTTP/1.1" or "keep-alive" in options)
 
 
 def check_beginning(data: bytes) -> None:
@@ -153,7 +164,7 @@ def check_field(line: bytes) -> None:
 
 def check_body(version: str, lengths: list[str], codings: list[str]) -> None:
     """Raise ``Malformed`` where it is not plain how long a body is (section 6.3)."""
-    if codings and (lengths or version == "HTTP/1.0"):
+    if codings and (lengths or version < "HTTP/1.1"):
         raise Malformed(400, "Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
     if codings and [each.strip().lower() for each in codings] != ["chunked"]:
         raise Malformed(501, "chunked is the only Transfer-Encoding that is understood here")

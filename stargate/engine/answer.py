@@ -129,27 +129,28 @@ class Answer:
         if self._body.framed.go_on is not None:
             # The body has not been asked for, and may come or not (RFC 9110, section 10.1.1).
             http.close_connection = True
-        lines = [f"HTTP/1.1 {self._line}"]
-        dated = False
-        for name, value in self._headers:
-            key = name.lower()
-            if key == "content-length":
-                if code == 204:
-                    continue  # RFC 9110, section 8.6.
-                self._left = int(value)
-            elif key == "connection":
-                if "close" in tokens(value):
-                    http.close_connection = True
-                    continue
-            elif key == "date":
-                dated = True
-            lines.append(f"{name}: {value}")
-        if not dated:
-            lines.append(f"Date: {wsgi.format_date_time(time.time())}")
-        lines += self._framing(size)
+        lines = [f"HTTP/1.1 {self._line}", *self._fields(), *self._framing(size)]
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a line break in the status or in a header of an answer")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def _fields(self) -> list[str]:
+        """The application's headers, but for what is the server's to say."""
+        lines, dated = [], False
+        for name, value in self._headers:
+            key = name.lower()
+            if key == "content-length":
+                if self._code == 204:
+                    continue  # RFC 9110, section 8.6.
+                self._left = int(value)
+            elif key == "connection" and "close" in tokens(value):
+                self._http.close_connection = True
+                continue
+            dated = dated or key == "date"
+            lines.append(f"{name}: {value}")
+        if not dated:
+            lines.append(f"Date: {wsgi.format_date_time(time.time())}")
+        return lines
 
     def _framing(self, size: int | None) -> list[str]:
         """How the body ends, and whether the connection stays (RFC 9112, sections 6.3 and 9.3)."""
@@ -172,7 +173,7 @@ class Answer:
             lines.append("Connection: close")
         elif "keep-alive" in tokens(self._environ.get("HTTP_CONNECTION", "")):
             lines.append("Connection: keep-alive")
-            lines.append(f"Keep-Alive: timeout={int(http.server.keepalive)}")
+            lines.append(f"Keep-Alive: timeout={max(1, int(http.server.keepalive))}")
         return lines
 
     # The wire.

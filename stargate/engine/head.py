@@ -102,7 +102,8 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
         if key == "HTTP_CONTENT_TYPE":
             environ.setdefault("CONTENT_TYPE", value)  # The first one counts, as line by line.
         elif key in environ:
-            environ[key] += "," + value
+            # No comma may part cookies (RFC 6265, section 5.4).
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
         else:
             environ[key] = value
     environ.setdefault("CONTENT_TYPE", "text/plain")  # So says eventlet where there is none.

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper
 
 from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver, current_engine, stopping
 from stargate.engine.answer import Answer
@@ -107,7 +108,7 @@ class HttpProtocol(_EventletProtocol):
 
     def handle_one_response(self) -> None:
         Answer(self).run(self.server.app)
-        self.environ = None  # What it holds is not kept until the next request.
+        self.environ = {}  # What it holds is not kept until the next request.
 
     def log_answer(self, code: int, size: int, began: float) -> None:
         """A line for the access log; called by the answer."""
@@ -227,9 +228,14 @@ class HttpProtocol(_EventletProtocol):
             environ = self._environ(head)
         else:
             environ = super().get_environ()
+            headers: Any = self.headers
+            cookies = headers.get_all("Cookie", [])
+            if len(cookies) > 1:
+                environ["HTTP_COOKIE"] = "; ".join(cookies)
             self._add_body(environ)
         environ["SERVER_PROTOCOL"] = self.request_version
         environ[TAKE_OVER] = self._take_over
+        environ["wsgi.file_wrapper"] = FileWrapper
         if "HTTP_UPGRADE" in environ:
             # Whatever the application answers: after a failed upgrade no peer can be sure what the
             # bytes that follow mean.

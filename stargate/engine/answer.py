@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from stargate.engine import STOCK_INPUT
@@ -24,6 +25,9 @@ log = logging.getLogger("stargate.server")
 
 #: Pieces of an answer that are all there and no more bytes than this together leave as one.
 JOINED = 65_536
+
+#: What an application answers with when there is nothing to wait for.
+ALL_THERE = (list, tuple)
 
 Headers = list[tuple[str, str]]
 
@@ -65,7 +69,7 @@ class Answer:
         result = application(self._environ, self.start_response)
         try:
             size, pieces = None, result
-            if isinstance(result, list | tuple):
+            if isinstance(result, ALL_THERE):
                 size = sum(map(len, result))
                 if size <= JOINED:
                     pieces = [b"".join(result)]
@@ -125,14 +129,16 @@ class Answer:
         http, code = self._http, self._code
         if code < 200:
             raise AssertionError(f"{self._line!r} is no answer: another one follows it")
+        self._chunked, self._left = False, None
         self._bodiless = code in (204, 304) or self._environ["REQUEST_METHOD"] == "HEAD"
         if self._body.framed.go_on is not None:
             # The body has not been asked for, and may come or not (RFC 9110, section 10.1.1).
             http.close_connection = True
         lines = [f"HTTP/1.1 {self._line}", *self._fields(), *self._framing(size)]
-        if any("\r" in line or "\n" in line for line in lines):
+        head = "\r\n".join(lines)
+        if not head.count("\r") == head.count("\n") == len(lines) - 1:
             raise ValueError("a line break in the status or in a header of an answer")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        return f"{head}\r\n\r\n".encode("latin-1")
 
     def _fields(self) -> list[str]:
         """The application's headers, but for what is the server's to say."""
@@ -149,7 +155,7 @@ class Answer:
             dated = dated or key == "date"
             lines.append(f"{name}: {value}")
         if not dated:
-            lines.append(f"Date: {wsgi.format_date_time(time.time())}")
+            lines.append(_date(int(time.time())))
         return lines
 
     def _framing(self, size: int | None) -> list[str]:
@@ -220,11 +226,11 @@ class Answer:
                 http.send_error(self._code, str(getattr(failure, "reason", failure)))
 
     def _say_sorry(self) -> None:
-        if self._sent:
-            return  # What is missing tells the peer that something went wrong.
+        if self._sent or self._http.released:
+            return  # What is missing tells the peer; or it is no HTTP any more.
         text = b"500 Internal Server Error\n"
         self._line, self._code = "500 Internal Server Error", 500
-        self._headers, self._left = [("Content-Type", "text/plain; charset=UTF-8")], None
+        self._headers = [("Content-Type", "text/plain; charset=UTF-8")]
         with suppress(OSError):
             self._put(self._head(len(text)), text)
 
@@ -242,3 +248,8 @@ class Answer:
         except OSError as error:
             http.close_connection = True
             log.info("%s: %s", http.client_address, error)
+
+
+@lru_cache(maxsize=2)
+def _date(seconds: int) -> str:
+    return f"Date: {wsgi.format_date_time(seconds)}"

@@ -20,7 +20,7 @@ def summary(blocks):
 
 
 #: What no application should do.
-WRONG = ("silent", "twice", "closes", "recovers", "too_late", "again")
+WRONG = ("silent", "twice", "closes", "recovers", "too_late", "again", "bad_pieces")
 
 
 class Pages:
@@ -209,6 +209,10 @@ class Pages:
                 count += 1
         start_response("200 OK", [])
         return [b"%d errors" % count]
+
+    def bad_pieces(self, environ, start_response):
+        start_response("200 OK", [("X-Euro", "\u20ac")])
+        return iter((b"one", b"two"))
 
     def fails(self, request):
         raise ValueError("in a view")

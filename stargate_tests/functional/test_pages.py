@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from waitress.server import create_server
 
+from stargate.engine import take_over
 from stargate.engine.hub import threading
 from stargate.testing import LiveServer
 from stargate_tests import raw, transports
@@ -500,6 +501,13 @@ ROWS = {
     "longer than its length": (ask("GET", "/long"), "GET", [(200, "long")], False, None),
     "a line break in a header": (ask("GET", "/early"), "GET", [(500, "")], False, None),
     "a header that is not latin-1": (ask("GET", "/bad_header"), "GET", [(500, "")], False, None),
+    "a header that is not latin-1, pieces": (
+        ask("GET", "/bad_pieces"),
+        "GET",
+        [(500, "")],
+        False,
+        None,
+    ),
     # The connection.
     "Connection: close": (
         ask("GET", "/page", "Connection: close"),
@@ -958,6 +966,29 @@ def test_an_application_may_answer_something_else_until_its_head_is_sent(
     answer = exchange(live(), ask("GET", f"/{path}"))
     assert (answer[0], answer[3]) == (status, status == 503)
     assert len(errors(caplog)) == (status == 200)
+
+
+def test_an_error_is_said_in_words_of_a_known_length(live):
+    for path in ("fails", "bad_header", "bad_pieces"):
+        _, headers, body, whole = exchange(live(), ask("GET", f"/{path}"))
+        assert (body, whole) == (b"500 Internal Server Error\n", True)
+        assert dict(headers)["content-length"] == str(len(body))
+
+
+def test_nothing_is_said_behind_a_hand_off(live, caplog):
+    """Whatever a middleware does then: it would be said to a WebSocket."""
+    taken = []
+
+    def app(environ, start_response):
+        taken.append(take_over(environ).socket)
+        raise ValueError("behind a hand-off")
+
+    server = live(app)
+    with raw.dial(server.url) as sock:
+        sock.sendall(ask("GET", "/"))
+        wait_until(lambda: errors(caplog) and not server.server.http)
+        taken[0].close()
+        assert raw.read_all(sock) == b""
 
 
 def test_trailers_do_not_go_on_for_ever(live):

@@ -1033,6 +1033,54 @@ def test_long_answers_of_many_pieces_are_sent_with_their_length(live):
     assert whole and body == b"x" * 50_000 + b"y" * 50_000
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ask("GET", "/page", "Connection: close"),
+        ask("GET", "/page", version="1.0"),
+        ask("GET", "/pieces", "Connection: keep-alive", version="1.0"),
+        ask("GET", "/says_close"),
+        ask("GET", "/fails"),
+        ask("GET", "/bad_pieces"),
+        ask("POST", IGNORE, EXPECT, "Content-Length: 3"),
+    ],
+)
+def test_an_answer_says_that_the_connection_ends_behind_it(live, sent):
+    headers = exchange(live(), sent)[1]
+    assert [value for name, value in headers if name == "connection"] == ["close"]
+
+
+def test_what_has_no_body_has_no_length(live):
+    """RFC 9110, section 8.6."""
+
+    def app(environ, start_response):
+        start_response("204 No Content", [("Content-Length", "0")])
+        return []
+
+    assert "content-length" not in dict(exchange(live(app), ask("GET", "/"))[1])
+
+
+def test_behind_an_answer_nothing_is_asked_for(live):
+    with raw.dial(live().url) as sock:
+        sock.sendall(ask("POST", IGNORE, EXPECT, "Content-Length: 3"))
+        assert Reader(sock).answer("POST")[2] == b"unread"
+        sock.sendall(b"abc")
+        sock.shutdown(socket.SHUT_WR)
+        assert raw.read_all(sock) == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_header_in_two_lines_is_one_list_however_the_head_is_read(live, method):
+    """That of a POST is read line by line."""
+    two = "Cookie: a=1", "Cookie: b=2", "Connection: TE", "Connection: close"
+    server = live()
+    with raw.dial(server.url) as sock:
+        sock.sendall(ask(method, "/headers?row=x", *two))
+        headers = Reader(sock).answer(method)[1]
+    assert dict(headers)["connection"] == "close"
+    assert Server("", server.url).seen("x")["body"][2] == "a=1; b=2"
+
+
 def test_a_date_of_the_applications_is_the_only_one(live):
     def app(environ, start_response):
         start_response("200 OK", [("date", "Thu, 01 Jan 1970 00:00:00 GMT")])

@@ -1105,6 +1105,7 @@ def test_hooks_and_sockets_of_eventlets_are_there(live):
 
     def app(environ, start_response):
         called.append(environ["eventlet.input"].get_socket().family)
+        environ["eventlet.set_idle"]()
         environ["eventlet.posthooks"].append((lambda _environ, word: called.append(word), "x", {}))
         start_response("200 OK", [])
         return []

@@ -48,6 +48,7 @@ SERVERS_OWN = (
     "stargate.handshake",
     "stargate.stopping",
     "stargate.take_over",
+    "wsgi.file_wrapper",
 )
 
 INTERNAL_ERROR, GOING_AWAY = 1011, 1001

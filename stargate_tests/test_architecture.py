@@ -163,6 +163,8 @@ NOT_MIRRORED = {
     "stargate.engine.quiet",  # In engine/test_patching.py.
     "stargate.engine.accept",  # In functional/, on real sockets, as is
     "stargate.engine.wsgi",
+    "stargate.engine.answer",  # In functional/test_pages.py, beside other servers, as is
+    "stargate.engine.body",
     "stargate.fixtures",  # In test_testing.py.
     "stargate.state",
 }

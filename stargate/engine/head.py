@@ -105,7 +105,8 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
         if key == "HTTP_CONTENT_TYPE":
             environ.setdefault("CONTENT_TYPE", value)  # The first one counts, as line by line.
         elif key in environ:
-            environ[key] += "," + value
+            # No comma may part cookies (RFC 6265, section 5.4).
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
         else:
             environ[key] = value
     environ.setdefault("CONTENT_TYPE", "text/plain")  # So says eventlet where there is none.
@@ -114,7 +115,7 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
     environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
     if mark:
         environ["QUERY_STRING"] = query
-    closes = environ.get("HTTP_CONNECTION", "").lower() == "close"
+    closes = "HTTP_CONNECTION" in environ and not keeps(version, environ["HTTP_CONNECTION"])
     return Head(line, method, target, version, tuple(headers), environ, end + 4, closes)
 
 
@@ -147,6 +148,17 @@ def host_and_port(address: Any) -> tuple[str, str]:
     return (address[0], str(address[1])) if isinstance(address, tuple) else ("unix", "")
 
 
+def tokens(value: str) -> list[str]:
+    """The words of a header that is a list, in lower case."""
+    return [word.strip(" \t") for word in value.lower().split(",")]
+
+
+def keeps(version: str, connection: str) -> bool:
+    """Whether a connection stays, by the request's ``Connection`` (RFC 9112, section 9.3)."""
+    options = tokens(connection)
+    return "close" not in options and (version >= "HTTP/1.1" or "keep-alive" in options)
+
+
 def check_beginning(data: bytes) -> None:
     """Raise ``Malformed`` where no request begins like ``data``: its line may never end."""
     if not _BEGINNING(data):
@@ -171,7 +183,7 @@ def check_field(line: bytes) -> None:
 
 def check_body(version: str, lengths: list[str], codings: list[str]) -> None:
     """Raise ``Malformed`` where it is not plain how long a body is (section 6.3)."""
-    if codings and (lengths or version == "HTTP/1.0"):
+    if codings and (lengths or version < "HTTP/1.1"):
         raise Malformed(400, "Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
     if codings and [each.strip().lower() for each in codings] != ["chunked"]:
         raise Malformed(501, "chunked is the only Transfer-Encoding that is understood here")

@@ -1,18 +1,23 @@
 """One HTTP request: eventlet's protocol class, with limits and a way out for its socket.
 
-Of ``eventlet.wsgi`` the calling of the application is used, and the parsing of what ``head.py``
-leaves alone. Who waits for requests is in ``conversation.py``.
+Of ``eventlet.wsgi`` the parsing of what ``head.py`` leaves alone is used. What the application
+answers is in ``answer.py``, what it reads in ``body.py``; who waits for requests is in
+``conversation.py``.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper
 
 from stargate.engine import STOCK_INPUT, TAKE_OVER, TakenOver, current_engine, stopping
+from stargate.engine.answer import Answer
+from stargate.engine.body import Body
 from stargate.engine.head import (
     Head,
     Malformed,
@@ -21,6 +26,7 @@ from stargate.engine.head import (
     check_field,
     check_line,
     host_and_port,
+    keeps,
     read_head,
     split_target,
 )
@@ -40,22 +46,11 @@ access_log = logging.getLogger("stargate.access")
 #: How long, and for how many reads, a refused peer is listened to before its connection is closed.
 LINGER_SECONDS, LINGER_READS = 2.0, 64
 
-#: Bytes of a line in a body that comes in chunks: what is longer is no chunk's head.
-MOST_OF_LINE = 4096
-
 #: Bytes of requests and bodies that one peer may have read before all others have a turn.
 READ_AT_ONCE = 65_536
 
 #: What a request is counted as that was refused before it reached the application; else malformed.
 CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 503: "busy", 505: "version"}
-
-#: What reading from and writing to somebody who has left ends in.
-GONE = (
-    "BrokenPipeError",
-    "ConnectionResetError",
-    "ConnectionAbortedError",
-    "webob.request.DisconnectionError",
-)
 
 _EventletProtocol: Any = wsgi.HttpProtocol
 
@@ -96,7 +91,7 @@ class HttpProtocol(_EventletProtocol):
         self.connection = self.request
         data = self.__dict__.pop("_data")
         self._incoming = _Stream(self.connection, data)
-        self.rfile: Any = _Reader(self._incoming)
+        self.rfile: Any = io.BufferedReader(self._incoming)
         self.wfile = io.BufferedWriter(_Stream(self.connection, b""), self.wbufsize)
         settings = self.server.settings
         self.head = read_head(data, settings.max_request_line, settings.max_header_size)
@@ -124,14 +119,30 @@ class HttpProtocol(_EventletProtocol):
         self.requestline, self.command, self.path = head.line, head.method, head.target
         self.request_version, self.headers = head.version, head
         self.close_connection = head.closes
-        self.environ, self.application = self.get_environ(), self.server.app
+        self.environ = self.get_environ()
         try:
             self.handle_one_response()
-        except OSError as error:
-            if error.errno not in wsgi.BROKEN_SOCK:
-                raise
         finally:
             self.head = None
+
+    def handle_one_response(self) -> None:
+        Answer(self).run(self.server.app)
+        self.environ = {}  # What it holds is not kept until the next request.
+
+    def log_answer(self, code: int, size: int, began: float) -> None:
+        """A line for the access log; called by the answer."""
+        if self.server.log_output:
+            host, port = self.get_client_address()
+            found = {
+                "client_ip": host,
+                "client_port": port,
+                "date_time": self.log_date_time_string(),
+                "request_line": self.requestline,
+                "status_code": code,
+                "body_length": size,
+                "wall_seconds": time.time() - began,
+            }
+            access_log.info("%s", self.server.log_format % found)
 
     def _read_request_line(self) -> bytes:
         try:
@@ -160,6 +171,8 @@ class HttpProtocol(_EventletProtocol):
     def _check_head(self, headers: Any) -> None:
         lengths = headers.get_all("Content-Length", [])
         check_body(self.request_version, lengths, headers.get_all("Transfer-Encoding", []))
+        connection = ",".join(headers.get_all("Connection", []))
+        self.close_connection = not keeps(self.request_version, connection)
         self.path, host = split_target(self.command or "", self.path)
         if host is not None and len(headers.get_all("Host", [])) == 1:
             # It is needed, and counts for nothing then (RFC 9112, sections 3.2 and 3.2.2).
@@ -188,9 +201,18 @@ class HttpProtocol(_EventletProtocol):
 
     def get_environ(self) -> dict[str, Any]:
         head = self.head
-        environ: dict[str, Any] = super().get_environ() if head is None else self._environ(head)
+        if head is not None:
+            environ = self._environ(head)
+        else:
+            environ = super().get_environ()
+            headers: Any = self.headers
+            cookies = headers.get_all("Cookie", [])
+            if len(cookies) > 1:
+                environ["HTTP_COOKIE"] = "; ".join(cookies)
+            self._add_body(environ)
         environ["SERVER_PROTOCOL"] = self.request_version
         environ[TAKE_OVER] = self._take_over
+        environ["wsgi.file_wrapper"] = FileWrapper
         if "HTTP_UPGRADE" in environ:
             # Whatever the application answers: after a failed upgrade no peer can be sure what the
             # bytes that follow mean.
@@ -213,10 +235,26 @@ class HttpProtocol(_EventletProtocol):
         peer, port = host_and_port(self.client_address)
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = peer, port
         environ["headers_raw"] = head.headers
-        environ["wsgi.input"] = environ[STOCK_INPUT] = wsgi.Input(self.rfile, "0", self.connection)
+        environ["wsgi.input"] = environ[STOCK_INPUT] = Body(self.rfile, self.connection, 0)
         environ["eventlet.posthooks"] = []
         environ["eventlet.set_idle"] = self._set_idle
         return environ
+
+    def _add_body(self, environ: dict[str, Any]) -> None:
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        length = None if chunked else int(environ.get("CONTENT_LENGTH") or 0)
+        expects = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+        # HTTP/1.0 knows no such answer (RFC 9110, section 10.1.1).
+        go_on = self._go_on if expects and self.request_version >= "HTTP/1.1" else None
+        body = Body(self.rfile, self.connection, length, go_on)
+        environ["wsgi.input"] = environ[STOCK_INPUT] = body
+        if chunked:
+            # WebOb reads a body without a length only where it is told that it ends.
+            environ["wsgi.input_terminated"] = True
+
+    def _go_on(self) -> None:
+        self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.wfile.flush()
 
     def _set_idle(self) -> None:
         self.conn_state[2] = wsgi.STATE_IDLE
@@ -294,27 +332,10 @@ class _Stream(io.RawIOBase):
         return int(self._sock.send(buffer))
 
 
-class _Reader(io.BufferedReader):
-    """A reader whose lines end: of a chunk's head, eventlet asks for all that comes."""
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return super().readline(MOST_OF_LINE if size is None or size < 0 else size)
-
-
 class Log:
-    """What ``eventlet.wsgi`` logs to: it says "info" for access lines and for tracebacks alike."""
+    """What ``eventlet.wsgi`` logs to; what is left of it there says little."""
 
-    def info(self, text: str, *args: object) -> None:
-        if text.startswith("Traceback"):
-            last = text.rstrip().rpartition("\n")[2]
-            if last.startswith(GONE):
-                log.info("a peer has gone before its answer: %s", last)
-                return
-            log.error("the application raised an exception\n%s", text)
-        else:
-            access_log.info(text, *args)
-
-    error = staticmethod(log.info)  # Of bodies that are wrong or end too soon: the peer's doing.
+    info = error = staticmethod(log.info)
     debug = staticmethod(log.debug)
 
 

@@ -285,11 +285,13 @@ def test_a_request_that_never_ends_gives_everybody_else_a_turn(served, name):
         thread = threading.Thread(target=flood, args=(sock,))
         thread.start()
         try:
-            wait_until(lambda: len(pieces) > 20)
+            # Of trailers, so many are too many: the connection ends.
+            wait_until(lambda: len(pieces) > 20 or (name == "trailers" and not thread.is_alive()))
             for number in range(20):
                 peer.send(str(number))
                 assert peer.recv(timeout=20) == str(number)
         finally:
             done.set()
-            sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
             thread.join(30)

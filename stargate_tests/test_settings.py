@@ -3,6 +3,7 @@ from resource import RLIM_INFINITY
 import pytest
 from pyramid.exceptions import ConfigurationError
 
+from stargate.parsers import words
 from stargate.settings import (
     APPLICATION,
     Limits,
@@ -15,7 +16,6 @@ from stargate.settings import (
     read_application,
     spare_descriptors,
     without_password,
-    words,
 )
 
 DEFAULTS = {

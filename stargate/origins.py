@@ -24,6 +24,9 @@ Origin = tuple[str, str, "int | None"]
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*", re.ASCII).fullmatch
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.ASCII).fullmatch
 
+#: A host that is what it looks like, with or without a port.
+_PLAIN = re.compile(r"[a-z0-9.-]+(:[1-9][0-9]{0,3}|:[1-5][0-9]{4})?", re.ASCII).fullmatch
+
 #: Of a scheme that is not the Web's: an id, a name, a dot, or nothing as in ``file://``.
 _OTHER = re.compile(r"[\w.~!$&()+;=-]*(:[0-9]{1,5})?", re.ASCII).fullmatch
 
@@ -85,6 +88,9 @@ class OriginPolicy:
         """Whether a page of ``origin`` may connect to the ``Host`` given; no Origin is no page."""
         if origin is None or self._any:
             return True
+        scheme, _, rest = origin.partition("://")
+        if rest == host and scheme in DEFAULT_PORTS and _PLAIN(host):
+            return True  # As nearly always: nothing needs to be taken apart.
         theirs = split_origin(origin)
         if theirs is None:
             return False
@@ -125,7 +131,8 @@ def split_origin(origin: str) -> Origin | None:
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         return None
     if scheme in DEFAULT_PORTS:
-        return (scheme, parts.hostname, port or DEFAULT_PORTS[scheme]) if parts.hostname else None
+        port = DEFAULT_PORTS[scheme] if port is None else port
+        return (scheme, parts.hostname, port) if parts.hostname else None
     if not scheme or "://" not in origin or not _OTHER(parts.netloc):
         return None
     return scheme, parts.hostname or "", port
@@ -158,6 +165,8 @@ def _name_and_port(authority: str) -> tuple[str, int | None]:
     try:
         parts = urlsplit(f"//{authority}")
         port = parts.port
+        if port == 0:
+            raise ValueError
     except ValueError:
         raise ValueError(
             f"{authority!r} must be a host, and a port of at most 65535 where it is not the "

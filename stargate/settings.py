@@ -377,6 +377,8 @@ def without_password(value: Any) -> Any:
 
     Whatever stands before the last ``@`` goes: what is wrong with it may be its password.
     """
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_password, value))
     if not isinstance(value, str):
         return value
     value = re.sub(r"(?s)^(\w[\w+.-]*://)?.*@", r"\1***@", value)

@@ -70,6 +70,7 @@ def test_an_origin_is_read_as_a_browser_writes_it(text, found):
         ("https://*example.com", "the whole of the leftmost label"),
         ("https://*.*.com", "the whole of the leftmost label"),
         ("https://a.com:*", "a port of at most 65535"),
+        ("https://a.com:0", "a port of at most 65535"),
         ("https://a.com:99999", "a port of at most 65535"),
         ("https://[::1", "a port of at most 65535"),
         ("https://[zz]", "a port of at most 65535"),
@@ -106,6 +107,13 @@ def test_an_allowed_origin_is_compared_in_whole():
         assert policy.allows(origin, "example.org")
     for origin in ("ionic://localhost", "app://", "app://x", "capacitor://localhost:1", "null"):
         assert not policy.allows(origin, "example.org")
+
+
+def test_a_client_that_says_wss_is_taken_for_a_page_over_https():
+    """No browser does; some libraries do."""
+    policy = OriginPolicy(origins("https://a.com"))
+    assert policy.allows("wss://a.com", "b.org")
+    assert not policy.allows("ws://a.com", "b.org")
 
 
 def test_an_extension_may_be_allowed_whatever_the_case_of_its_id():
@@ -186,6 +194,10 @@ def test_an_origin_that_could_be_named_has_parts_and_no_other():
         ("chrome-extension://abc", "abc", False),
         ("http://example.com:port", "example.com", False),
         ("http://example.com:99999", "example.com", False),
+        ("http://example.com:99999", "example.com:99999", False),
+        ("http://example.com:60000", "example.com:60000", True),
+        ("http://example.com:0", "example.com", False),
+        ("wss://example.com", "example.com", True),
         ("http://[::1", "[::1", False),
         ("http://example.com, http://example.com", "example.com", False),
         ("http://example.com", "example.com:port", False),

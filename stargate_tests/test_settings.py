@@ -278,5 +278,12 @@ def test_what_has_no_password_shows_whole():
     assert without_password(5) == 5
 
 
+def test_a_password_in_a_list_does_not_show():
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({"stargate.allowed_origins": ["https://b", "https://me:secret@a"]})
+    assert "secret" not in str(caught.value)
+    assert without_password(("x://u:p@h", 5)) == ("x://***@h", 5)
+
+
 def test_who_comes_back_may_be_sent_what_is_set():
     assert limits(read_application({"stargate.recover_limit": "5"})).recover_limit == 5

@@ -56,7 +56,7 @@ def origin(text: str) -> str:
         name = text.lstrip("/").rpartition("@")[2]
         name = f"*{name}" if name.startswith(".") else name
         raise ValueError(
-            f"{name!r} has no scheme: it must be an origin, as in https://example.com:8443"
+            f"{name!r} has no scheme: it must be as in https://{name} or http://{name}"
         )
     scheme = scheme.lower()
     if scheme in _PAGES:

@@ -169,7 +169,7 @@ def _is_ipv6(name: str) -> bool:
 def _without_url(name: str) -> str:
     """What is left of ``name`` where it is a URL."""
     host = re.sub(r"^[\w+.-]*://", "", name).split("/")[0].rpartition("@")[2]
-    return f": {host}" if host and host != name else ""
+    return f"; here that is {host}" if host and host != name else ""
 
 
 def flag(value: Any) -> bool:

@@ -44,7 +44,7 @@ def test_an_origin_is_read_as_a_browser_writes_it(text, found):
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("example.com", "'example.com' has no scheme: it must be an origin, as in https://"),
+        ("example.com", "'example.com' has no scheme: it must be as in https://example.com or"),
         ("localhost:3000", "'localhost:3000' has no scheme"),
         ("//example.com", "'example.com' has no scheme"),
         (".example.com", "'*.example.com' has no scheme"),

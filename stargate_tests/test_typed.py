@@ -34,9 +34,9 @@ SERVER = [
 
 NO_SERVER = [
     ("listen", "", "must be host:port"),
-    ("listen", "http://localhost:6543", "as in localhost:6543: localhost:6543"),
-    ("listen", "http://localhost:6543/", "as in localhost:6543: localhost:6543"),
-    ("listen", "localhost:6543/", "as in localhost:6543: localhost:6543"),
+    ("listen", "http://localhost:6543", "as in localhost:6543; here that is localhost:6543"),
+    ("listen", "http://localhost:6543/", "as in localhost:6543; here that is localhost:6543"),
+    ("listen", "localhost:6543/", "as in localhost:6543; here that is localhost:6543"),
     ("listen", "unix:///run/a.sock", "unix_socket = /run/a.sock"),
     ("listen", "unix:/run/a.sock", "unix_socket = /run/a.sock"),
     ("listen", "localhost", "must be host:port"),
@@ -51,8 +51,8 @@ NO_SERVER = [
     ("host", "", "* for every interface"),
     ("host", " ", "* for every interface"),
     ("host", "localhost:6543", "must be a name or an address"),
-    ("host", "http://localhost", "* for every interface: localhost"),
-    ("host", "localhost/", "* for every interface: localhost"),
+    ("host", "http://localhost", "* for every interface; here that is localhost"),
+    ("host", "localhost/", "* for every interface; here that is localhost"),
     ("host", "a, b", "must be a name or an address"),
     ("host", '"localhost"', "without quotes"),
     ("port", '"6543"', "a whole number"),

@@ -23,13 +23,13 @@ from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
     Negotiator,
-    OriginPolicy,
     Refused,
     is_websocket,
-    split_origin,
 )
 from stargate.incoming import protocol_log
-from stargate.settings import read_application
+from stargate.origins import OriginPolicy, origins
+from stargate.parsers import tokens
+from stargate.settings import read_application, without_password
 from stargate.view import HANDSHAKE, SERVER_STOPS, WebSocketView, overrides, refusal
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ UPGRADE_REQUIRED = "stargate.upgrade_required"
 def includeme(config: Configurator) -> None:
     """Called by ``config.include("stargate")``; reads the ``stargate.*`` settings."""
     settings = read_application(config.registry.settings)
-    for origin in settings["allowed_origins"]:
-        _check_origin("stargate.allowed_origins", origin)
     _register_gate(config, settings)
     config.add_directive("add_websocket_view", add_websocket_view)
     config.add_view_predicate("websocket", WebSocketPredicate, weighs_more_than="custom")
@@ -61,7 +59,11 @@ def includeme(config: Configurator) -> None:
 
 
 def _register_gate(config: Configurator, settings: dict[str, Any]) -> None:
-    made = Gate(config.registry, settings)
+    try:
+        made = Gate(config.registry, settings)
+    except ValueError as error:  # The URL of a Redis is read by whoever connects to it.
+        shown = without_password(settings["backplane"])
+        raise ConfigurationError(f"stargate.backplane = {shown!r}: {error}") from error
     intr = config.introspectable("stargate", "gate", "the gate of this application", "gate")
     intr.update(settings)
     # At once: a resource may send while the rest of the configuration goes on.
@@ -225,7 +227,7 @@ def check_view(view: Any) -> None:
 
 def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     settings = info.registry.settings
-    subprotocols = tuple(aslist(info.options.get("subprotocols") or ()))
+    subprotocols = _option("subprotocols", tokens, info.options.get("subprotocols") or ())
     if _speaks_ids(info):
         if subprotocols:
             raise ConfigurationError(
@@ -235,12 +237,9 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     allowed = info.options.get("allowed_origins")
     if allowed is None:
         allowed = settings.get("stargate.allowed_origins", ())
-    for origin in aslist(allowed):
-        _check_origin("allowed_origins", origin)
+    trusted = aslist(settings.get("pyramid.csrf_trusted_origins", ()))
     negotiator = Negotiator(
-        origins=OriginPolicy(
-            tuple(aslist(allowed)), tuple(aslist(settings.get("pyramid.csrf_trusted_origins", ())))
-        ),
+        origins=OriginPolicy(_option("allowed_origins", origins, allowed), trusted),
         subprotocols=subprotocols,
         compression=settings.get("stargate.compression") == "deflate",
     )
@@ -287,8 +286,8 @@ def _no_socket(request: Request) -> Response:
     return HTTPNotImplemented(why)
 
 
-def _check_origin(name: str, origin: str) -> None:
-    if origin != "*" and split_origin(origin) is None:
-        raise ConfigurationError(
-            f"{name} = {origin!r}: it must be an origin, as in https://example.com:8443, or *"
-        )
+def _option(name: str, parse: Callable[[Any], tuple[str, ...]], value: Any) -> tuple[str, ...]:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} = {without_password(value)!r}: {error}") from error

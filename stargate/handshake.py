@@ -14,15 +14,15 @@ from email.utils import formatdate
 from functools import lru_cache
 from time import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from pyramid.util import is_same_domain
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader, InvalidHeaderFormat, InvalidHeaderValue
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import parse_connection, parse_upgrade
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
+
+from stargate.origins import OriginPolicy, split_origin
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 #: A window of 4 KiB: a message is compressed on its own, so that a longer one would find little.
 WINDOW_BITS = 12
-
-DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 #: A name or an address, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
 _HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~:%-]+\])(?::[0-9]{0,5})?", re.ASCII).fullmatch
@@ -91,36 +89,6 @@ class Refused:
     reason: str
     headers: tuple[tuple[str, str], ...] = ()
     cause: str = "malformed"
-
-
-@dataclass(frozen=True)
-class OriginPolicy:
-    """Which pages may open a WebSocket: those of the same host and port, and the trusted ones.
-
-    ``allowed`` are exact origins, or ``*``; ``trusted_hosts`` are hosts as Pyramid's
-    ``csrf_trusted_origins`` has them (``.example.com`` for a domain with all below it), over https.
-    """
-
-    allowed: tuple[str, ...] = ()
-    trusted_hosts: tuple[str, ...] = ()
-
-    def allows(self, origin: str | None, host: str) -> bool:
-        """Whether a page of ``origin`` may connect to the ``Host`` given; no Origin is no page."""
-        if origin is None or "*" in self.allowed:
-            return True
-        theirs = split_origin(origin)
-        if theirs is None:
-            return False
-        scheme, name, port = theirs
-        # By the Origin's scheme: TLS in front of us is not seen here.
-        if (name, port) == split_host(host, scheme):
-            return True
-        if any(theirs == split_origin(allowed) for allowed in self.allowed):
-            return True
-        if scheme != "https":  # As Pyramid, which trusts these over TLS only.
-            return False
-        netloc = name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
-        return any(is_same_domain(netloc, trusted) for trusted in self.trusted_hosts)
 
 
 def is_websocket(context: object, request: Any) -> bool:
@@ -298,23 +266,3 @@ def _names(parse: Any, value: str, token: str) -> bool:
 def _tokens(value: str) -> int:
     """How many there may be in a header, at most."""
     return value.count(",") + value.count(";") + 1
-
-
-def split_origin(origin: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port of an origin, or ``None`` for one that names no host (``null``)."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return None
-    default = DEFAULT_PORTS.get(parts.scheme)
-    bare = not (parts.path or parts.query or parts.fragment or parts.username is not None)
-    if default is None or not parts.hostname or not bare:
-        return None
-    return parts.scheme, parts.hostname, default if port is None else port
-
-
-def split_host(host: str, scheme: str) -> tuple[str, int] | None:
-    """Name and port of a ``Host`` header, the port filled in as ``scheme`` has it."""
-    found = split_origin(f"{scheme}://{host}")
-    return None if found is None else found[1:]

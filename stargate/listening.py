@@ -11,6 +11,7 @@ from typing import Any
 from pyramid.exceptions import ConfigurationError
 
 from stargate.engine.hub import socket
+from stargate.parsers import split_address
 
 
 def listening_sockets(
@@ -72,14 +73,14 @@ def _tcp_socket(family: int, address: Any, name: str, backlog: int) -> Any:
 
 def resolve(name: str) -> list[tuple[int, Any]]:
     """The addresses of ``host:port``; ``ConfigurationError`` for what is no such thing."""
-    host, colon, port = name.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(f"listen = {name!r}: it must be host:port, as in localhost:6543")
+    try:
+        host, port = split_address(name)
+    except ValueError as error:
+        raise ConfigurationError(f"listen = {name!r}: {error}") from error
     try:
         found = socket.getaddrinfo(
             None if host in ("", "*") else host,
-            int(port),
+            port,
             type=socket.SOCK_STREAM,
             flags=socket.AI_PASSIVE,
         )

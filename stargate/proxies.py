@@ -74,13 +74,18 @@ class Proxies:
 
 
 def proxy_names(value: Any) -> tuple[str, ...]:
-    """A parser for addresses, networks and ``unix``, with white space between them."""
+    """A parser for addresses, networks and ``unix``, with white space or commas between."""
     names = words(value)
     for name in names:
         try:
             trusted((name,), HEADERS[0])
         except ValueError as error:
-            raise ValueError(f"{error}; it must be addresses, networks or {UNIX!r}") from None
+            raise ValueError(
+                f"{error}; it must be addresses, networks or {UNIX!r}, as in 127.0.0.1 10.0.0.0/8: "
+                "no names, ports or schemes"
+            ) from None
+        if name.lower().startswith("::ffff:"):
+            raise ValueError(f"{name!r} is an IPv4 address: it must be written as one")
     return names
 
 

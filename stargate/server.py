@@ -59,7 +59,17 @@ class ServerSettings:
 
 def table() -> tuple[Setting, ...]:
     """The settings of the server, with their defaults, units and reasons."""
-    from stargate.parsers import at_least, flag, one_of, seconds, words
+    from stargate.parsers import (
+        addresses,
+        at_least,
+        flag,
+        host_name,
+        one_of,
+        permissions,
+        seconds,
+        socket_path,
+        text,
+    )
     from stargate.proxies import HEADERS, proxy_names
     from stargate.settings import Setting
 
@@ -67,26 +77,26 @@ def table() -> tuple[Setting, ...]:
         Setting(
             "listen",
             (),
-            words,
+            addresses,
             "addresses",
-            "Where to listen: `host:port`, several with white space between; `[::1]:6543` for "
-            "IPv6, `*:6543` for every interface.",
+            "Where to listen: `host:port`, several with white space or commas between; "
+            "`[::1]:6543` for IPv6, `*:6543` for every interface.",
         ),
-        Setting("host", "localhost", str, "", "Where to listen when `listen` is not given."),
+        Setting("host", "localhost", host_name, "", "Where to listen when `listen` is not given."),
         Setting(
             "port", 6543, at_least(0, most=65535), "", "The port for `host`; 0 takes a free one."
         ),
         Setting(
             "unix_socket",
             "",
-            str,
+            socket_path,
             "path",
             "Listen on this UNIX socket, for a proxy on the same machine, instead of on a port.",
         ),
         Setting(
             "unix_socket_perms",
             0o600,
-            lambda value: value if isinstance(value, int) else int(value, 8),
+            permissions,
             "octal",
             "Who may connect to the UNIX socket: by default its owner alone.",
         ),
@@ -157,7 +167,7 @@ def table() -> tuple[Setting, ...]:
         Setting(
             "certfile",
             "",
-            str,
+            text,
             "path",
             "Speak TLS (1.2 or 1.3), with the certificate in this PEM file; its chain follows it, "
             "and its key too where there is no `keyfile`. A handshake has `header_timeout`.",
@@ -165,7 +175,7 @@ def table() -> tuple[Setting, ...]:
         Setting(
             "keyfile",
             "",
-            str,
+            text,
             "path",
             "The key of `certfile`, in PEM, not encrypted: nobody is there to type a password.",
         ),

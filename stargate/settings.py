@@ -13,7 +13,8 @@ from difflib import get_close_matches
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any, NoReturn
 
-from stargate.parsers import at_least, flag, one_of, seconds, words
+from stargate.origins import origins
+from stargate.parsers import at_least, flag, one_of, seconds
 
 PREFIX = "stargate."
 
@@ -38,7 +39,8 @@ def backplane(value: Any) -> str:
     """A parser for ``memory`` or the URL of a Redis."""
     text = str(value).strip()
     scheme, _, rest = text.partition("://")
-    if text != "memory" and (not rest or scheme.partition("+")[0] not in BACKPLANES):
+    is_url = rest and scheme.partition("+")[0] in BACKPLANES and not re.search(r"\s", text)
+    if text != "memory" and not is_url:
         raise ValueError("it must be 'memory' or a URL as in redis://localhost:6379/0")
     return text
 
@@ -55,11 +57,13 @@ APPLICATION = (
     Setting(
         "allowed_origins",
         (),
-        words,
+        origins,
         "origins",
         "Pages of these origins may open WebSockets besides pages of the same host and port: "
-        "`https://example.com`, exact; `*` allows every page of the Web to act with the cookies "
-        "of your users. `pyramid.csrf_trusted_origins` counts too.",
+        "`https://example.com`, or of any other scheme, as in `capacitor://localhost`, exact; "
+        "`https://*.example.com` for all hosts below a domain, each of which can then act with "
+        "the cookies of your users; `*` for every page of the Web. White space or commas separate. "
+        "`pyramid.csrf_trusted_origins` counts too.",
     ),
     Setting(
         "max_connections",
@@ -374,6 +378,8 @@ def without_password(value: Any) -> Any:
 
     Whatever stands before the last ``@`` goes: what is wrong with it may be its password.
     """
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_password, value))
     if not isinstance(value, str):
         return value
     value = re.sub(r"(?s)^(\w[\w+.-]*://)?.*@", r"\1***@", value)

@@ -122,7 +122,7 @@ def test_a_bad_setting_is_a_configuration_error_at_once():
         configured(**{"stargate.outbox_size": "x"})
 
 
-@pytest.mark.parametrize("origin", ["example.com", "null", "https://example.com/", "ftp://a"])
+@pytest.mark.parametrize("origin", ["example.com", "null", "https://example.com/"])
 def test_an_allowed_origin_that_is_none_is_a_configuration_error(origin):
     with pytest.raises(ConfigurationError, match="stargate.allowed_origins = ") as caught:
         configured(**{"stargate.allowed_origins": f"https://good.com {origin}"})

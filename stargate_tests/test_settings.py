@@ -3,6 +3,7 @@ from resource import RLIM_INFINITY
 import pytest
 from pyramid.exceptions import ConfigurationError
 
+from stargate.parsers import words
 from stargate.settings import (
     APPLICATION,
     Limits,
@@ -15,7 +16,6 @@ from stargate.settings import (
     read_application,
     spare_descriptors,
     without_password,
-    words,
 )
 
 DEFAULTS = {
@@ -276,6 +276,13 @@ def test_what_has_no_password_shows_whole():
     assert without_password("amqp://host/1?x=2") == "amqp://host/1?x=2"
     assert without_password("amqp://u:p@host/1") == "amqp://***@host/1"
     assert without_password(5) == 5
+
+
+def test_a_password_in_a_list_does_not_show():
+    with pytest.raises(ConfigurationError) as caught:
+        read_application({"stargate.allowed_origins": ["https://b", "https://me:secret@a"]})
+    assert "secret" not in str(caught.value)
+    assert without_password(("x://u:p@h", 5)) == ("x://***@h", 5)
 
 
 def test_who_comes_back_may_be_sent_what_is_set():

@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from stargate.envelope import SUBPROTOCOL
+from stargate.origins import origin
+from stargate.parsers import is_token
 from stargate.scripts.targets import Failed, Misused, line
 
 HELP = "print what is sent to a WebSocket"
@@ -54,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--header", metavar="'NAME: VALUE'", action="append", default=[], type=_header,
         help="send this header with the handshake, such as a cookie; more than once for more",
     )  # fmt: skip
-    parser.add_argument("--origin", help="come from a page of this origin")
+    parser.add_argument("--origin", type=_origin, help="come from a page of this origin")
     parser.add_argument(
-        "--subprotocol", metavar="NAME", action="append",
+        "--subprotocol", metavar="NAME", action="append", type=_subprotocol,
         help="offer this in the place of stargate.v1; more than once for more, best first",
     )  # fmt: skip
 
@@ -205,9 +207,25 @@ def _message(found: dict[str, Any]) -> str | bytes:
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip():
+    if not colon or not is_token(name.strip()) or not value.strip().isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not as in 'Cookie: a=b'")
     return name.strip(), value.strip()
+
+
+def _origin(text: str) -> str:
+    """As a browser would send it; ``null`` is what it sends for a page without one."""
+    if "*" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no origin of one page")
+    try:
+        return text if text == "null" else origin(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _subprotocol(text: str) -> str:
+    if not is_token(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of one subprotocol")
+    return text
 
 
 def _said(error: Any) -> str:

@@ -166,6 +166,10 @@ def _options(url: str) -> dict[str, Any]:
     known = parse_qs(parts.query, keep_blank_values=True)
     if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
         raise BadUrl("its database is no number")
+    if parts.scheme == "unix" and (parts.hostname or "path" not in options):
+        raise BadUrl("the path of a UNIX socket has three slashes before it")
+    if "," in (parts.hostname or ""):
+        raise BadUrl("several hosts are for redis+sentinel:// or redis+cluster://")
     for name in OURS:
         if name in known:
             raise BadUrl(f"{name} is not for the URL to say")

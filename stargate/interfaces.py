@@ -10,7 +10,7 @@ class IWebSocketAwareContext(Interface):
     listeners = Attribute("The WebSockets of this process that listen: a snapshot with len().")
 
     def stargate_address():
-        """The string that all objects which mean this resource have in common."""
+        """``/jobs/1`` or ``acme:/jobs/1``: what all objects that mean this resource have."""
 
     history_size = Attribute("How many messages are kept for those who come back; 0: none.")
     history_ttl = Attribute("How many seconds a message is kept.")

@@ -1,5 +1,6 @@
 """Every contract of stargate, as zope.interface interfaces; this imports nothing of ours."""
 
+from pyramid.interfaces import IException
 from zope.interface import Attribute, Interface
 
 
@@ -35,6 +36,14 @@ class IWebSocketAwareContext(Interface):
 
     def send_json(value, *, exclude=None, key=None):
         """Send ``value`` as text, written once by the application's JSON renderer."""
+
+
+class IBackplaneError(IException):
+    """What ``BackplaneError`` provides: pages that let one through answer 503.
+
+    A view for the class itself is the more specific one, wherever it is registered, and takes its
+    place.
+    """
 
 
 class IWebSocket(Interface):

@@ -115,7 +115,7 @@ def test_a_join_that_fails_attaches_nothing_and_leaves_nothing(
     between = relay(redis_server)
     between.refuse()
     process = processes(between.url, backplane_timeout=0.2)
-    with pytest.raises(BackplaneError, match="no subscription to /a within 0.2 s") as caught:
+    with pytest.raises(BackplaneError, match="no subscription within 0.2 s") as caught:
         process.join("/a", KEEP)
     assert caught.value.outcome == "not sent"
     assert process.receiver.listener_count("/a") == 0

@@ -73,6 +73,9 @@ class BackplaneError(StargateError, OSError):
     where the request had left and no answer has come. ``key`` is the key of the send: repeating
     it with ``key=error.key`` within a minute sends nothing twice. ``None`` where nothing was sent.
 
+    Where nobody catches it, a WebSocket closes with 1013 and a page answers 503 with
+    ``Retry-After``: "try again later". An exception view for this class takes the page's place.
+
     If you see this, look at the server that ``stargate.backplane`` names: the text has its answer.
     ``stargate.backplane_timeout`` is how long it is waited for.
     """

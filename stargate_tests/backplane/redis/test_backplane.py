@@ -138,6 +138,18 @@ def test_a_join_when_only_the_reading_fails_attaches_nothing(redis_server, relay
     until(lambda: listener.messages == ["x"])
 
 
+def test_a_join_that_the_redis_answers_with_an_error_casts_no_doubt_on_it(redis_server, processes):
+    process = processes(redis_server.url)
+    listener = process.join("/b")
+    redis_server.ask("SET", process.backplane.publisher.keys("/a").meta, "no hash")
+    with pytest.raises(BackplaneError, match="WRONGTYPE"):
+        process.join("/a", KEEP)
+    [channel] = [each for each in process.backplane._links._channels if each.endswith(b"/b}")]
+    assert process.backplane._links._channels[channel].link.away() == ""
+    process.send("/b", "x")
+    until(lambda: listener.messages == ["x"])
+
+
 # What gets lost.
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from stargate.backplane.redis import link
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.links import Links
 from stargate.exceptions import BackplaneError
@@ -212,13 +213,17 @@ def test_what_has_been_heard_since_is_not_doubted(redis_server, namespace):
         assert links._channels[name].link.away() == ""
 
 
-def test_what_answers_is_not_doubted_for_long(redis_server, namespace):
+def test_what_answers_is_not_doubted_for_long(redis_server, namespace, monkeypatch):
+    """It is asked at once, and not when it has been silent for long enough."""
+    monkeypatch.setattr(link, "PING_AFTER", 1000.0)
+    monkeypatch.setattr(link, "LOST_AFTER", 1000.0)
     name = namespace.encode()
     with linked(redis_server.url) as (links, _told, _commands):
         links.stand(name)
-        for _ in range(2):
+        for _ in range(3):
             links.doubt(name, time.monotonic() + 60)
-        wait_until(lambda: not links._channels[name].link.away())
+            links.doubt(name, time.monotonic() + 60)
+            wait_until(lambda: not links._channels[name].link.away())
 
 
 def test_where_nobody_says_where_it_is_that_is_asked_once_in_a_while(namespace, monkeypatch):

@@ -5,13 +5,15 @@ What a string must be to be one is ``paths.py``'s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pyramid.traversal import quote_path_segment
 
-from stargate.exceptions import NoAddress
+from stargate.exceptions import NoAddress, shortened
 from stargate.history import DEFAULT_TTL, NOT_KEPT, Keep
 from stargate.outbox import POLICIES
+from stargate.paths import MAX_ADDRESS, fault_of
 
 #: The attribute of a request with its context and the address that this had during the request.
 CAPTURED = "_stargate_address"
@@ -26,9 +28,21 @@ def address_of(resource: object) -> str:
     if own is None:
         return location(resource)
     address = own()
-    if not isinstance(address, str) or not address:
+    if getattr(own, "by_location", False):
+        return str(address)  # Right by construction, and its length is checked.
+    if not isinstance(address, str):
         raise NoAddress(resource, f"its stargate_address() returned {address!r}, not a string")
+    fault = fault_of(address)
+    if fault:
+        shown = shortened(address)
+        raise NoAddress(resource, f"its stargate_address() returned {shown!r}: {fault}")
     return address
+
+
+def by_location(method: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Mark a ``stargate_address`` that returns what :func:`location` does: it is not checked."""
+    method.by_location = True  # type: ignore[attr-defined]
+    return method
 
 
 def policy_of(target: object) -> str | None:
@@ -80,7 +94,10 @@ def location(resource: Any) -> str:
         names.append(quote_path_segment(name))
         node = parent
     names.append("")
-    return "/".join(reversed(names)) or "/"
+    path = "/".join(reversed(names)) or "/"
+    if len(path) > MAX_ADDRESS:
+        raise NoAddress(resource, f"its path is too long: {fault_of(path)}")
+    return path
 
 
 def _lacking(resource: Any, node: Any, name: Any, parent: Any) -> str:

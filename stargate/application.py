@@ -87,7 +87,7 @@ class Gate:
         second send to the same address with the same ``key``, within a minute, sends nothing.
 
         Returns the id of the message where ``target`` has a history, else ``None``. Raises
-        :class:`~stargate.exceptions.NoAddress` for a resource without a place in the tree,
+        :class:`~stargate.exceptions.NoAddress` for a resource without an address,
         :class:`~stargate.exceptions.BadAddress` for a string that no resource has as its address,
         and :class:`~stargate.exceptions.MessageTooBig` past ``stargate.max_send_size``.
         """
@@ -339,7 +339,7 @@ class _Unattached(Gate):
         self._delivery._told = True  # Nobody expects to reach anybody from here.
 
     def address(self, target: object) -> Hashable:
-        return target if isinstance(target, str) else Identity(target)
+        return check_address(target) if isinstance(target, str) else Identity(target)
 
 
 _unattached = _Unattached()

@@ -14,11 +14,12 @@ from pyramid.interfaces import IMultiView
 from pyramid.settings import aslist
 from pyramid.view import _find_views
 from pyramid.viewderivers import INGRESS
-from zope.interface import providedBy
+from zope.interface import classImplements, providedBy
 
 from stargate.application import Gate, gate, register
 from stargate.engine import current_engine, has_socket, refuse, stopping
 from stargate.envelope import SUBPROTOCOL
+from stargate.exceptions import BackplaneError, shortened
 from stargate.handshake import (
     UPGRADE_HEADERS,
     Accepted,
@@ -27,8 +28,10 @@ from stargate.handshake import (
     is_websocket,
 )
 from stargate.incoming import protocol_log
+from stargate.interfaces import IBackplaneError
 from stargate.origins import OriginPolicy, origins
 from stargate.parsers import tokens
+from stargate.paths import SAFE
 from stargate.settings import read_application, without_password
 from stargate.view import HANDSHAKE, SERVER_STOPS, WebSocketView, overrides, refusal
 
@@ -54,6 +57,8 @@ def includeme(config: Configurator) -> None:
     config.add_request_method(_IsWebSocket(), "is_websocket")
     config.add_exception_view(upgrade_required, context=PredicateMismatch, request_method="GET")
     config.add_exception_view(no_path, context=URLDecodeError, websocket=True)
+    classImplements(BackplaneError, IBackplaneError)
+    config.add_exception_view(out_of_reach, context=IBackplaneError)
     if protocol_log.level == logging.NOTSET:
         protocol_log.setLevel(logging.WARNING)  # Below it, a line or two for each connection.
 
@@ -156,6 +161,19 @@ def upgrade_required(_mismatch: PredicateMismatch, request: Request) -> Response
 def no_path(error: URLDecodeError, request: Request) -> Response:
     """400 for a handshake at a path that is not UTF-8: of pages, Pyramid makes a 500."""
     return _refused(request, Refused(400, f"the path is not UTF-8: {error}"))
+
+
+def out_of_reach(error: BackplaneError, request: Request) -> Response:
+    """503 for a page, or a handshake, that lets a ``BackplaneError`` through, and a line of log.
+
+    An application's own exception view for ``BackplaneError`` takes its place.
+    """
+    path = quote(request.environ.get("PATH_INFO", ""), safe=f"/{SAFE}", encoding="latin-1")
+    log.error("%s %s failed: %s", request.method, shortened(path), error)
+    answer = refusal(Refused(503, "Try again later.", (("Retry-After", "1"),)))
+    if request.is_websocket and refuse(request.environ):
+        answer.headers["Connection"] = "close"
+    return answer
 
 
 def handshake_deriver(view: Any, info: Any) -> Any:

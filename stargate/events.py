@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class ViewFailed:
     """A method of a WebSocketView raised ``error``, after the request: no tween has seen it.
 
-    It has been logged with its traceback, and the WebSocket closes with 1011. An error reporter
-    subscribes to this as it wraps requests with a tween.
+    It has been logged with its traceback, and the WebSocket closes with 1011. A ``BackplaneError``
+    is logged in one line, and the WebSocket closes with 1013. An error reporter subscribes to this
+    as it wraps requests with a tween.
     """
 
     view: WebSocketView

@@ -12,6 +12,12 @@ class StargateError(Exception):
     """The root of every error of stargate: catch it to catch them all."""
 
 
+def shortened(address: object, most: int = 100) -> str:
+    """``address`` as text, or its beginning: for a line that somebody reads."""
+    text = str(address)
+    return text if len(text) <= most else text[:most] + "..."
+
+
 class ConnectionClosed(StargateError, ConnectionError):
     """A WebSocket has ended, so there is nothing to wait for and nowhere to send.
 
@@ -42,8 +48,8 @@ class MessageTooBig(StargateError, ValueError):
     def __init__(self, address: object, size: int, limit: int) -> None:
         self.address, self.size, self.limit = address, size, limit
         super().__init__(
-            f"a message of {size} bytes for {address} is longer than stargate.max_send_size, "
-            f"{limit} bytes; nothing has been sent"
+            f"a message of {size} bytes for {shortened(address)} is longer than "
+            f"stargate.max_send_size, {limit} bytes; nothing has been sent"
         )
 
 
@@ -51,12 +57,13 @@ class BadAddress(StargateError, ValueError):
     """A string is given where an address is meant, and no resource can have it.
 
     If you see this, write the path as ``pyramid.traversal.resource_path`` does: quoted as in a URL,
-    beginning with a slash and not ending with one.
+    beginning with a slash and not ending with one. It may have a scope before it, as in
+    ``acme:/jobs/1``.
     """
 
     def __init__(self, address: str, right: str) -> None:
         self.address = address
-        super().__init__(f"{address!r} is the address of no resource: {right}")
+        super().__init__(f"{shortened(address)!r} is the address of no resource: {right}")
 
 
 class BackplaneError(StargateError, OSError):
@@ -65,6 +72,9 @@ class BackplaneError(StargateError, OSError):
     ``outcome`` is ``"not sent"`` where nobody has got the message or ever will, and ``"unknown"``
     where the request had left and no answer has come. ``key`` is the key of the send: repeating
     it with ``key=error.key`` within a minute sends nothing twice. ``None`` where nothing was sent.
+
+    Where nobody catches it, a WebSocket closes with 1013 and a page answers 503 with
+    ``Retry-After``: "try again later". An exception view for this class takes the page's place.
 
     If you see this, look at the server that ``stargate.backplane`` names: the text has its answer.
     ``stargate.backplane_timeout`` is how long it is waited for.
@@ -95,9 +105,12 @@ class AmbiguousApplication(StargateError, LookupError):
 class NoAddress(StargateError, LookupError):
     """A resource has no place of its own in the resource tree, so it has no address.
 
+    Or its ``stargate_address()`` has returned what is none.
+
     If you see this, give the resource a ``__name__`` and a ``__parent__`` (the root: the
-    ``__name__`` ``""``), or let its class define ``stargate_address()``, which returns a string
-    that is the same for every object that means the same resource and for no other.
+    ``__name__`` ``""``), or let its class define ``stargate_address()``, which returns a path, as
+    in ``/jobs/1``, or one with a scope before it, as in ``acme:/jobs/1``: the same for every object
+    that means the same resource and for no other.
     """
 
     def __init__(self, resource: object, lack: str) -> None:
@@ -105,5 +118,5 @@ class NoAddress(StargateError, LookupError):
         super().__init__(
             f"{type(resource).__module__}.{type(resource).__qualname__} has no address: {lack}. "
             "Give it a __name__ and a __parent__ (the root of the tree: __name__ = ''), or define "
-            "stargate_address() on it"
+            "stargate_address() on it, which returns a path as in '/jobs/1' or 'acme:/jobs/1'"
         )

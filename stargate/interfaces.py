@@ -1,5 +1,6 @@
 """Every contract of stargate, as zope.interface interfaces; this imports nothing of ours."""
 
+from pyramid.interfaces import IException
 from zope.interface import Attribute, Interface
 
 
@@ -10,7 +11,7 @@ class IWebSocketAwareContext(Interface):
     listeners = Attribute("The WebSockets of this process that listen: a snapshot with len().")
 
     def stargate_address():
-        """The string that all objects which mean this resource have in common."""
+        """``/jobs/1`` or ``acme:/jobs/1``: what all objects that mean this resource have."""
 
     history_size = Attribute("How many messages are kept for those who come back; 0: none.")
     history_ttl = Attribute("How many seconds a message is kept.")
@@ -35,6 +36,14 @@ class IWebSocketAwareContext(Interface):
 
     def send_json(value, *, exclude=None, key=None):
         """Send ``value`` as text, written once by the application's JSON renderer."""
+
+
+class IBackplaneError(IException):
+    """What ``BackplaneError`` provides: pages that let one through answer 503.
+
+    A view for the class itself is the more specific one, wherever it is registered, and takes its
+    place.
+    """
 
 
 class IWebSocket(Interface):

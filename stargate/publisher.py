@@ -24,6 +24,7 @@ from stargate.wire import JSON, TEXT
 
 if TYPE_CHECKING:
     from stargate.backplane.redis.publisher import Publisher as Namespace
+    from stargate.backplane.redis.publisher import Sent
     from stargate.backplane.redis.who import Reader
 
 MEMORY = (
@@ -103,17 +104,17 @@ class Publisher:
     ) -> str | None:
         """Send ``message`` to every listener of the resource at ``path``, in every process.
 
-        ``path`` is its address, ``resource.path``: as Pyramid writes it, ``/jobs/a%20b``. ``str``
-        goes as text, ``bytes`` as binary, anything else is a ``TypeError``. The WebSockets whose
-        ids are in ``exclude`` are left out. ``key`` is any short word of yours: a second send to
-        the same ``path`` with the same ``key``, within a minute, sends nothing.
+        ``path`` is its address, ``resource.path``: as Pyramid writes it, ``/jobs/a%20b``, or with
+        a scope before it, ``acme:/jobs/a%20b``. ``str`` goes as text, ``bytes`` as binary, anything
+        else is a ``TypeError``. The WebSockets whose ids are in ``exclude`` are left out. ``key``
+        is any short word of yours: a second send to the same ``path`` with the same ``key``, within
+        a minute, sends nothing.
 
         Returns when the Redis has it: the message's id where the resource has a history, else
         ``None``. Raises :class:`~stargate.exceptions.BadAddress` for a ``path`` that no resource
         has, and :class:`~stargate.exceptions.MessageTooBig`.
         """
-        opcode, payload = taken_apart(message)
-        return self._publish(path, WIRE_BINARY if opcode == BINARY else TEXT, payload, exclude, key)
+        return self.publish(path, message, exclude=exclude, key=key).id
 
     def send_json(
         self,
@@ -128,9 +129,30 @@ class Publisher:
         All else is as in :meth:`send`. NaN and the infinities, which are no JSON and which no
         browser reads, are a ``ValueError``.
         """
-        text = self._json(value)
-        payload = text.encode() if isinstance(text, str) else text
-        return self._publish(path, JSON, payload, exclude, key)
+        return self.publish(path, value, json=True, exclude=exclude, key=key).id
+
+    def publish(
+        self,
+        path: str,
+        message: Any,
+        *,
+        json: bool = False,
+        exclude: str | Iterable[str] = (),
+        key: str | None = None,
+    ) -> Sent:
+        """Send as :meth:`send` does, or with ``json`` as :meth:`send_json`, and tell more of it.
+
+        Returns a named tuple: ``id``, as :meth:`send` returns it; ``processes``, how many listen
+        there, those whose last listener has gone within five seconds included; and ``repeated``,
+        whether the ``key`` is a repeat: then nothing was sent, and ``processes`` is 0.
+        """
+        if json:
+            text = self._json(message)
+            kind, payload = JSON, text.encode() if isinstance(text, str) else text
+        else:
+            opcode, payload = taken_apart(message)
+            kind = WIRE_BINARY if opcode == BINARY else TEXT
+        return self._publish(path, kind, payload, exclude, key)
 
     def history(self, path: str, since: str | None = None, limit: int = 100) -> History:
         """The messages that are kept of the resource at ``path``, oldest first: a list.
@@ -164,11 +186,11 @@ class Publisher:
 
     def _publish(
         self, path: str, kind: str, payload: bytes, exclude: str | Iterable[str], key: str | None
-    ) -> str | None:
+    ) -> Sent:
         address = _checked(path)
         if len(payload) > self._max_send_size:
             raise MessageTooBig(address, len(payload), self._max_send_size)
-        return self._open().publish(address, kind, payload, _ids(exclude), key=key)
+        return self._open().send(address, kind, payload, _ids(exclude), key=key)
 
     def _here(self) -> Reader:
         from stargate.backplane.redis.who import Reader

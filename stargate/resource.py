@@ -6,7 +6,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from stargate.addresses import location
+from stargate.addresses import by_location, location
 from stargate.application import Excluded, current_gate
 from stargate.history import DEFAULT_TTL, History
 from stargate.interfaces import IWebSocketAwareContext
@@ -41,12 +41,16 @@ class WebSocketAwareContext:
         """The WebSockets of this process that listen now: a snapshot, cheap to take and count."""
         return current_gate().listeners(self)
 
+    @by_location
     def stargate_address(self) -> str:
         """The address: a string, the same for every object that means this resource.
 
         By default Pyramid's ``resource_path``; :class:`~stargate.exceptions.NoAddress` is raised
         for a resource with no ``__name__`` or no ``__parent__``. Override it where the tree alone
-        does not tell resources apart: a root that depends on the request, a route's factory.
+        does not tell resources apart: a root that depends on the request, a route's factory. It
+        returns a path as Pyramid writes it, ``/jobs/1``, or one with a scope before it,
+        ``acme:/jobs/1``: 1 to 64 of letters, digits and ``._-``. An address has 8,192 bytes at
+        most. Anything else is refused with ``NoAddress``.
         """
         return location(self)
 

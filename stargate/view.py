@@ -25,9 +25,10 @@ from stargate.connection import NORMAL
 from stargate.engine import current_engine, refuse, stopping, take_over
 from stargate.envelope import SUBPROTOCOL
 from stargate.events import ViewFailed
-from stargate.exceptions import BackplaneError, ConnectionClosed
+from stargate.exceptions import BackplaneError, ConnectionClosed, shortened
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
+from stargate.sending import TRY_LATER
 from stargate.websocket import MESSAGES_A_TURN, WebSocket
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ SERVERS_OWN = (
 
 INTERNAL_ERROR, GOING_AWAY = 1011, 1001
 
+#: The close reason where the backplane is out of reach; the code is 1013.
+TRY_LATER_REASON = "try again later"
+
 #: Where the judged handshake waits, in the environ, for the view's response.
 HANDSHAKE = "stargate.handshake"
 
@@ -76,7 +80,8 @@ class WebSocketView:
     def handler(self, websocket: WebSocket) -> None:
         """Talk to ``websocket`` for as long as you like.
 
-        Returning closes with 1000; an exception is logged and closes with 1011; a
+        Returning closes with 1000; an exception is logged and closes with 1011, or with 1013 where
+        it is a :class:`~stargate.exceptions.BackplaneError`; a
         :class:`~stargate.exceptions.ConnectionClosed` of this WebSocket ends it quietly.
         """
         self.on_open(websocket)
@@ -338,12 +343,15 @@ class _Life:
 
     def _fail(self, error: BaseException) -> None:
         websocket, request = self._websocket, self._view.request
-        websocket.close(INTERNAL_ERROR)
         out_of_reach = isinstance(error, BackplaneError)
+        if out_of_reach:
+            websocket.close(TRY_LATER, TRY_LATER_REASON)
+        else:
+            websocket.close(INTERNAL_ERROR)
         log.error(
             "%s failed at %s (WebSocket %s)%s",
             type(self._view).__qualname__,
-            websocket.path,
+            shortened(websocket.path),
             websocket.id,
             f": {error}" if out_of_reach else "",
             # Whoever joins meanwhile fails alike: a line each will do.

@@ -13,6 +13,7 @@ from stargate.addresses import (
 )
 from stargate.history import DEFAULT_TTL, NOT_KEPT, Keep
 from stargate.outbox import CLOSE, DROP_OLDEST, LATEST
+from stargate.paths import MAX_ADDRESS, check_address, fault_of
 
 
 class Node(WebSocketAwareContext):
@@ -61,14 +62,56 @@ def test_a_resource_with_no_place_of_its_own_is_refused_with_the_hooks_name(reso
     assert lack in str(caught.value)
 
 
-@pytest.mark.parametrize("address", [None, 1, "", b"/a"])
-def test_an_address_that_is_no_string_is_refused(address):
-    class Odd(Node):
-        def stargate_address(self):
-            return address
+class Own(Node):
+    def __init__(self, address):
+        super().__init__()
+        self.address = address
 
-    with pytest.raises(NoAddress, match=r"stargate_address\(\) returned"):
-        address_of(Odd())
+    def stargate_address(self):
+        return self.address
+
+
+@pytest.mark.parametrize("address", [None, 1, b"/a", Plain()])
+def test_an_address_that_is_no_string_is_refused(address):
+    with pytest.raises(NoAddress, match=r"stargate_address\(\) returned .*, not a string"):
+        address_of(Own(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "jobs/1", "/jobs/", "/a b", "one.example/jobs", "a b:/jobs", "/\udcff", "/" + "x" * 8192],
+)
+def test_an_address_of_its_own_that_is_none_is_refused_and_says_why(address):
+    with pytest.raises(NoAddress) as caught:
+        address_of(Own(address))
+    assert "its stargate_address() returned '" in str(caught.value)
+    assert fault_of(address) in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("address", ["/", "/jobs/1", "acme:/", "acme:/jobs/a%20b"])
+def test_an_address_of_its_own_is_a_path_or_one_with_a_scope(address):
+    assert address_of(Own(address)) == address
+
+
+def test_what_overrides_the_default_is_checked_though_it_calls_it():
+    class Tenant(Node):
+        def stargate_address(self):
+            return f"not a scope:{super().stargate_address()}"
+
+    with pytest.raises(NoAddress, match="'not a scope' is no scope"):
+        address_of(Tenant())
+
+
+@pytest.mark.parametrize("kind", [Node, Plain])
+def test_a_path_may_be_as_long_as_a_string_and_not_one_byte_more(kind):
+    longest = kind("x" * (MAX_ADDRESS - 1), kind())
+    assert address_of(longest) == check_address(address_of(longest))
+    quoted = kind("ü" * 1365, kind())  # Six bytes each, and the slash.
+    assert len(address_of(quoted)) == 8191
+    for above in (kind("x" * MAX_ADDRESS, kind()), kind("ü" * 1366, kind()), kind("x", longest)):
+        with pytest.raises(NoAddress, match="bytes, more than 8192"):
+            address_of(above)
 
 
 class Place:

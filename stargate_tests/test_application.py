@@ -18,6 +18,7 @@ from stargate import (
     BadAddress,
     ConnectionClosed,
     MessageTooBig,
+    NoAddress,
     WebSocketAwareContext,
     gate,
 )
@@ -27,6 +28,7 @@ from stargate.engine.hub import Engine, threading
 from stargate.events import ListenerJoined, ListenerLeft, MessagesMissed
 from stargate.interfaces import IGate
 from stargate.message import ENVELOPE
+from stargate.paths import MAX_ADDRESS
 from stargate.testing import FakeWebSocket
 from stargate_tests.waiting import turn, turn_until, wait_until
 
@@ -44,7 +46,7 @@ class Tenant(Node):
         self.host = host
 
     def stargate_address(self):
-        return f"{self.host}{location(self)}"
+        return f"{self.host}:{location(self)}"
 
 
 @pytest.fixture
@@ -501,6 +503,31 @@ METHODS = [
 def test_a_string_that_no_resource_has_as_its_address_is_a_bad_address(application, method):
     with pytest.raises(BadAddress, match="it must be '/a'"):
         method(gate(application()), "/a/")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", ["a", "acme/a", "acme:a", "/" + "x" * MAX_ADDRESS])
+def test_a_string_that_is_no_address_is_a_bad_address(application, method, path):
+    with pytest.raises(BadAddress):
+        method(gate(application()), path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resource_whose_address_is_none_is_refused_everywhere(application, method):
+    found = gate(application())
+    for resource in (Slashless(), Node("x" * MAX_ADDRESS, Node())):
+        with pytest.raises(NoAddress, match="it must be|bytes, more than 8192"):
+            method(found, resource)
+
+
+def test_without_an_application_a_string_is_checked_as_well(no_application):
+    with pytest.raises(BadAddress):
+        current_gate().send("jobs/1", "x")
+
+
+class Slashless(Node):
+    def stargate_address(self):
+        return "jobs/1"
 
 
 def test_exclude_may_be_the_ids_of_websockets_here_and_elsewhere(application):

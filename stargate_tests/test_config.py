@@ -9,9 +9,18 @@ from pyramid.view import view_config
 from webtest import TestApp
 from zope.interface import Interface, implementer
 
-from stargate import WebSocketAwareContext, WebSocketView, is_websocket, websocket_view_config
+from stargate import (
+    BackplaneError,
+    ConnectionClosed,
+    StargateError,
+    WebSocketAwareContext,
+    WebSocketView,
+    is_websocket,
+    websocket_view_config,
+)
 from stargate.application import gate
 from stargate.config import check_view
+from stargate.testing import FakeWebSocket
 
 HANDSHAKE = {
     "Upgrade": "websocket",
@@ -703,3 +712,114 @@ def test_a_head_is_answered_as_a_get():
     config = configured()
     config.add_websocket_view(View, context=Thing)
     served(config).head("/", status=426)
+
+
+# A BackplaneError that nobody catches.
+
+
+def fails(context, request):
+    raise BackplaneError("not sent", "localhost:6379: Connection refused", "k")
+
+
+def failing(*configure, view=fails):
+    config = configured()
+    config.add_view(view, context=Thing)
+    for each in configure:
+        each(config)
+    return config
+
+
+def own(kind):
+    """A configuration function with an exception view for ``kind``."""
+
+    def configure(config):
+        config.add_exception_view(
+            lambda error, request: Response("the application's"), context=kind
+        )
+
+    configure.__name__ = f"own_{kind.__name__}"
+    return configure
+
+
+def test_a_page_that_fails_for_want_of_the_backplane_is_503_and_a_line_of_log(caplog):
+    with caplog.at_level(logging.INFO):
+        answer = served(failing()).get("/", status=503)
+    assert answer.headers["Retry-After"] == "1"
+    assert "Try again later" in answer.text and "6379" not in answer.text
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("ERROR", "stargate.config")
+    assert record.exc_info is None
+    assert record.getMessage() == "GET / failed: not sent: localhost:6379: Connection refused"
+
+
+def test_its_line_of_log_is_bounded_and_one_line(caplog):
+    config = failing()
+    config.add_view(fails, context=Thing, name="page")
+    served(config).get("/page/%0a" + "x" * 3000, status=503)
+    (record,) = caplog.records
+    assert len(record.getMessage()) < 250 and "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_an_exception_view_of_the_application_takes_its_place(include, caplog):
+    """There is no conflict though both are included."""
+    configure = own(BackplaneError)
+    config = failing((lambda config: config.include(configure)) if include else configure)
+    assert served(config).get("/").body == b"the application's"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("kind", [Exception, OSError, StargateError])
+def test_an_exception_view_for_all_kinds_of_errors_does_not(kind):
+    def fails_otherwise(context, request):
+        raise ConnectionClosed(FakeWebSocket(), 1006) if kind is not Exception else ValueError
+
+    assert served(failing(own(kind))).get("/", status=503)
+    config = failing(own(kind), view=fails_otherwise)
+    assert served(config).get("/").body == b"the application's"
+
+
+def test_a_handshake_that_fails_for_want_of_the_backplane_is_503():
+    class NeedsIt(View):
+        def __init__(self, request):
+            fails(None, request)
+
+    config = configured()
+    config.add_websocket_view(NeedsIt, context=Thing)
+    answer = served(config).get("/", headers=HANDSHAKE, status=503)
+    assert (answer.headers["Retry-After"], answer.headers.get("Connection")) == ("1", None)
+
+
+def test_a_handshake_that_so_fails_where_the_connection_would_be_kept_closes_it():
+    class NeedsIt(View):
+        def __init__(self, request):
+            fails(None, request)
+
+    config = configured()
+    config.add_websocket_view(NeedsIt, context=Thing)
+    config.add_view(fails, context=Thing, name="page")
+    environ = {"eventlet.input": None, "eventlet.posthooks": [], "SERVER_PROTOCOL": "HTTP/1.1"}
+    app = TestApp(config.make_wsgi_app(), extra_environ=environ)
+    answer = app.get("/", headers=HANDSHAKE, status=503)
+    assert answer.headers["Connection"] == "close"
+    assert "Connection" not in app.get("/page", status=503).headers
+
+
+@pytest.mark.parametrize("veto", [None, "pyramid_tm.default_commit_veto"])
+def test_the_transaction_of_a_page_that_so_fails_is_aborted(veto):
+    ends = []
+
+    def begins(context, request):
+        transaction = request.tm.get()
+        transaction.addAfterCommitHook(lambda done: ends.append("committed"))
+        transaction.addAfterAbortHook(lambda: ends.append("aborted"))
+        fails(context, request)
+
+    config = failing(view=begins)
+    config.add_settings(
+        {"tm.manager_hook": "pyramid_tm.explicit_manager"}
+        | ({"tm.commit_veto": veto} if veto else {})
+    )
+    config.include("pyramid_tm")
+    served(config).get("/", status=503)
+    assert ends == ["aborted"]

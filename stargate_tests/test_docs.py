@@ -165,7 +165,9 @@ def test_tenants_by_host_do_not_hear_each_other(folder, live_server):
     live = live_server(importlib.import_module("boards").main({}))
     url = live.websocket_url("/")
     with connect(url) as one, connect(url.replace("127.0.0.1", "localhost")) as two:
-        wait_until(lambda: live.gate.listeners("127.0.0.1/") and live.gate.listeners("localhost/"))
+        wait_until(
+            lambda: live.gate.listeners("127.0.0.1:/") and live.gate.listeners("localhost:/")
+        )
         assert post(live, "/", b"text=for+one") == 204
         assert post(live, "/", b"text=for+two", Host="localhost") == 204
         assert (one.recv(DEADLINE), two.recv(DEADLINE)) == ("for one", "for two")

@@ -18,6 +18,7 @@ from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher as Namespace
 from stargate.engine.hub import threading
 from stargate.history import Keep
+from stargate.paths import MAX_ADDRESS
 from stargate_tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -198,10 +199,17 @@ def test_another_spelling_is_an_error_that_has_the_right_one(publisher, path, ri
         assert repr(right) in str(caught.value)
 
 
-def test_a_path_that_is_too_long_or_empty_is_an_error(publisher):
-    for path in ("", "/" + "x" * 2048):
-        with pytest.raises(BadAddress):
-            publisher.send(path, "on")
+def test_a_path_that_is_none_is_an_error(publisher):
+    for path in ("", "jobs/1", "acme/jobs", "/" + "x" * MAX_ADDRESS):
+        for call in (
+            lambda: publisher.send(path, "on"),  # noqa: B023
+            lambda: publisher.send_json(path, "on"),  # noqa: B023
+            lambda: publisher.history(path),  # noqa: B023
+            lambda: publisher.presence(path),  # noqa: B023
+            lambda: publisher.listener_count(path),  # noqa: B023
+        ):
+            with pytest.raises(BadAddress):
+                call()
 
 
 def test_a_resource_is_an_error_that_says_what_to_give(publisher):
@@ -209,9 +217,18 @@ def test_a_resource_is_an_error_that_says_what_to_give(publisher):
         publisher.send(Node("", None), "on")
 
 
-def test_an_address_of_the_applications_own_making_is_taken(publisher, keep):
-    keep("tenant-1/jobs")
-    assert publisher.send("tenant-1/jobs", "on")
+def test_an_address_with_a_scope_is_taken(publisher, keep):
+    keep("tenant-1:/jobs")
+    assert publisher.send("tenant-1:/jobs", "on")
+
+
+@pytest.mark.parametrize("scope", ["", "acme:"])
+def test_the_longest_address_is_taken(publisher, keep, scope):
+    longest = f"{scope}/" + "x" * (MAX_ADDRESS - 1 - len(scope))
+    keep(longest)
+    assert publisher.send(longest, "on")
+    assert [each.message for each in publisher.history(longest)] == ["on"]
+    assert publisher.presence(longest) == {}
 
 
 def test_two_namespaces_do_not_hear_each_other(redis_server, publisher, keep):

@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from zope.interface.verify import verifyObject
 
-from stargate import ConnectionClosed, WebSocketAwareContext, WebSocketView
+from stargate import BackplaneError, ConnectionClosed, WebSocketAwareContext, WebSocketView
 from stargate.engine.hub import threading
 from stargate.events import ViewFailed
 from stargate.handshake import Accepted, Refused
@@ -214,6 +214,44 @@ def test_an_exception_is_logged_and_closes_with_1011_and_is_an_event(serve, view
     (failure,) = server.failures
     assert isinstance(failure.error, Boom) and isinstance(failure.view, view)
     assert failure.websocket.id in record.getMessage()
+
+
+class Away(WebSocketView):
+    def handler(self, websocket):
+        raise BackplaneError("not sent", "localhost:6379: Connection refused")
+
+
+class AwayToOpen(WebSocketView):
+    def on_open(self, websocket):
+        raise BackplaneError("not sent", "localhost:6379: Connection refused")
+
+
+class AwayOnMessage(WebSocketView):
+    def on_open(self, websocket):
+        pass
+
+    def on_message(self, websocket, message):
+        raise BackplaneError("unknown", "localhost:6379: Connection refused", "k")
+
+
+@pytest.mark.parametrize("view", [Away, AwayToOpen, AwayOnMessage])
+def test_a_backplane_error_is_a_line_of_log_and_closes_with_1013_and_is_an_event(
+    serve, view, caplog
+):
+    server = serve(view, name="x" * 3000)
+    with caplog.at_level(logging.ERROR), dial(server, "/@@" + "x" * 3000) as websocket:
+        with suppress(PeerClosed):
+            websocket.send("a")
+        closed = close_of(websocket)
+        assert (closed.code, closed.reason) == (1013, "try again later")
+        wait_until(lambda: idle(server))
+    (record,) = caplog.records
+    assert record.exc_info is None and len(record.getMessage()) < 300
+    assert record.getMessage().endswith("sent: localhost:6379: Connection refused") or (
+        "unknown: localhost:6379" in record.getMessage()
+    )
+    (failure,) = server.failures
+    assert isinstance(failure.error, BackplaneError) and isinstance(failure.view, view)
 
 
 def test_an_exception_in_on_close_is_logged_and_is_an_event(serve, caplog):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from stargate.exceptions import BackplaneError, BadAddress, MessageTooBig
 from stargate.scripts import history, listen, presence, send
-from stargate.scripts.targets import Failed, Misused
+from stargate.scripts.targets import Failed, Misused, Unheard
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSED, UNHEARD, INTERRUPTED = 0, 1, 2, 3, 130
 
 COMMANDS = (send, history, presence, listen)
 
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Failed, BackplaneError, MessageTooBig) as error:
         print(f"stargate: {error}", file=sys.stderr)
         return FAILED
+    except Unheard:
+        return UNHEARD
     except BadAddress as error:
         options.parser.error(str(error))
     except BrokenPipeError:
@@ -43,7 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stargate",
         description="Send to the resources of an application that serves, and see what is sent.",
-        epilog="Exit codes: 0, 1 where it could not be done, 2 where it was not understood.",
+        epilog="Exit codes: 0, 1 where it could not be done, 2 where it was not understood, "
+        "3 where nobody listens and send was to --expect somebody.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in COMMANDS:

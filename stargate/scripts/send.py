@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stargate.exceptions import BackplaneError, StargateError
-from stargate.scripts.targets import TARGET, Failed, Misused, add_target, connected
+from stargate.scripts.targets import TARGET, Failed, Misused, Unheard, add_target, connected
+
+if TYPE_CHECKING:
+    from stargate.backplane.redis.publisher import Sent
+    from stargate.publisher import Publisher
 
 HELP = "send a message to all listeners of a resource"
 
 DESCRIPTION = f"""\
 Send a message to all listeners of the resource at PATH, in every process of the
 application. Where the resource has a history, the id of the message is printed.
+How many processes listen there is told on standard error.
 
 {TARGET}"""
 
@@ -34,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key", help="a word of yours: a second send with it, within a minute, sends nothing"
     )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="tell nothing but errors on standard error"
+    )
+    parser.add_argument(
+        "--expect", action="store_true", help="exit with 3 where nobody listens to a message"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,35 +55,72 @@ def run(options: argparse.Namespace) -> None:
     if not streamed:
         _read(options.message, options.json, "MESSAGE")
     with connected(options) as publisher:
+        sending = _Sending(publisher, options)
+        try:
+            if streamed:
+                for number, text in enumerate(_lines(), 1):
+                    sending.send(text, f"line {number}")
+            else:
+                sending.send(options.message, "MESSAGE")
+        except BackplaneError as error:
+            if streamed:
+                raise
+            _explain(error)
+        finally:
+            if not options.quiet:
+                sending.tell(streamed)
+    if options.expect and sending.unheard:
+        raise Unheard
 
-        def send(text: str, where: str) -> None:
-            call = publisher.send_json if options.json else publisher.send
-            try:
-                id = call(options.path, _read(text, options.json, where), key=options.key)
-            except ValueError as error:
-                if isinstance(error, StargateError):
-                    raise
-                raise Misused(f"{where}: {error}") from error
-            if id is not None:
-                print(id, flush=True)
 
+class _Sending:
+    """One run: what became of its messages."""
+
+    def __init__(self, publisher: Publisher, options: argparse.Namespace) -> None:
+        self._publisher, self._options = publisher, options
+        self._count = 0
+        self._last: Sent | None = None
+        #: How many of them nobody listened to.
+        self.unheard = 0
+
+    def send(self, text: str, where: str) -> None:
+        """Send ``text``, which stands ``where``, and print its id."""
+        options = self._options
+        message = _read(text, options.json, where)
+        try:
+            sent = self._publisher.publish(
+                options.path, message, json=options.json, key=options.key
+            )
+        except ValueError as error:
+            if isinstance(error, StargateError):
+                raise
+            raise Misused(f"{where}: {error}") from error
+        self._count, self._last = self._count + 1, sent
+        self.unheard += not sent.processes and not sent.repeated
+        if sent.id is not None:
+            print(sent.id, flush=True)
+
+    def tell(self, streamed: bool) -> None:
+        """Say on standard error who listens, by the last message; of many, how many there were."""
+        said = []
         if streamed:
-            _send_lines(send)
-        else:
-            try:
-                send(options.message, "MESSAGE")
-            except BackplaneError as error:
-                _explain(error)
+            said.append(f"{self._count} {'message' if self._count == 1 else 'messages'} sent")
+        if self._last is not None:
+            said.append(_who_listens(self._last))
+        if streamed and self.unheard and self._last is not None and self._last.processes:
+            said.append(f"nobody did for {self.unheard} of them")
+        if said:
+            print("; ".join(said), file=sys.stderr)
 
 
-def _send_lines(send: Callable[[str, str], None]) -> None:
-    sent = 0
-    try:
-        for number, text in enumerate(_lines(), 1):
-            send(text, f"line {number}")
-            sent += 1
-    finally:
-        print(f"{sent} {'message' if sent == 1 else 'messages'} sent", file=sys.stderr)
+def _who_listens(sent: Sent) -> str:
+    if sent.repeated:
+        return "nothing is sent: it was, with this key, within a minute"
+    if not sent.processes:
+        return "nobody listens there"
+    return (
+        f"{sent.processes} {'process listens' if sent.processes == 1 else 'processes listen'} there"
+    )
 
 
 def _lines() -> Iterator[str]:

@@ -38,10 +38,16 @@ class Failed(Exception):
     """It could not be done."""
 
 
+class Unheard(Exception):
+    """It was done, and nobody listens, though somebody was expected to; that has been said."""
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which resource of which application is meant."""
     parser.add_argument("target", metavar="TARGET", help="a URL, an ini file or env:NAME")
-    parser.add_argument("path", metavar="PATH", help="the path of the resource, as in /jobs/1")
+    parser.add_argument(
+        "path", metavar="PATH", help="the path of the resource, as in /jobs/1 or acme:/jobs/1"
+    )
     parser.add_argument(
         "--namespace", metavar="NAME", help="the name of the application in the Redis of a URL"
     )

@@ -5,10 +5,10 @@ import dataclasses
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from stargate import gate
+from stargate import WebSocketView, gate
 from stargate.events import MessagesMissed
 from stargate.exceptions import BackplaneError
-from stargate_tests.functional.tree import Echo, Listen, Node
+from stargate_tests.functional.tree import Echo, Listen, Node, Talk
 
 
 class Kept(Node):
@@ -38,6 +38,22 @@ def stats(context, request):
     return {**dataclasses.asdict(gate(request.registry).stats()), "missed": missed}
 
 
+class Speak(WebSocketView):
+    """Sends each message to all, in the style without a greenlet, and listens to nothing."""
+
+    def on_open(self, websocket):
+        pass
+
+    def on_message(self, websocket, message):
+        self.context.send(message)
+
+
+def say(context, request):
+    """Sends, and leaves whatever goes wrong to whoever catches it."""
+    context.send("said")
+    return Response("said")
+
+
 def page(context, request):
     return Response("a page")
 
@@ -52,7 +68,10 @@ def main(global_config, **settings):
         config.add_websocket_view(Listen, context=Node, ids=True)
         config.add_websocket_view(Echo, context=Node, name="echo")
         config.add_subscriber(lambda event: missed.append(event.address), MessagesMissed)
+        config.add_websocket_view(Talk, context=Node, name="talk")
+        config.add_websocket_view(Speak, context=Node, name="speak")
         config.add_view(page, context=Node, name="page")
+        config.add_view(say, context=Node, name="say")
         for view in (send, history, stats):
             config.add_view(view, context=Node, name=view.__name__, renderer="json")
         return config.make_wsgi_app()

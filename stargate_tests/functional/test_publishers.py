@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import stargate
@@ -73,6 +74,29 @@ def test_the_command_reaches_real_websockets(server, listening):
     assert [json.loads(other.recv(DEADLINE)) for _ in range(2)] == [{"a": 1}, 2]
     assert run(STARGATE, "history", server.ini, "/kept/1").endswith(f" {id} from a shell\n")
     assert run(STARGATE, "presence", server.ini, "/kept/1") == "1 -\n"
+
+
+def test_the_command_tells_that_the_server_listens(server, listening):
+    listening("/b9")
+    for path, code, said in (
+        ("/b9", 0, "1 process listens there\n"),
+        ("/b10", 3, "nobody listens there\n"),
+    ):
+        command = [STARGATE, "send", server.ini, path, "on", "--expect"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+def test_the_longest_path_that_the_server_takes_is_an_address(server, listening):
+    path = "/kept/" + "x" * (8191 - len("GET /kept/ HTTP/1.1\r\n"))
+    [peer] = listening(path)
+    with stargate.connect(server.ini) as publisher:
+        assert publisher.publish(path, "on").processes == 1
+        assert peer.recv(DEADLINE) == "on"
+        assert [each.message for each in publisher.history(path)] == ["on"]
+        assert publisher.presence(path) == {}
+        with pytest.raises(InvalidStatus, match="414"):
+            connect(server.websocket_url(path + "x"))
 
 
 def test_what_another_process_sends_is_missed_by_nobody_who_comes_back(server, listening):

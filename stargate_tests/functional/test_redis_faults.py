@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack
@@ -170,6 +171,93 @@ def test_a_restart_with_nothing_is_told(own_redis, site, listen):
     here.back(2)
     assert kept.next()["recovered"] is False
     goes_on(here, kept, plain)
+
+
+def ended(site, path, *said):
+    """How long a WebSocket lasts there, in seconds, and how it is closed."""
+    began = time.monotonic()
+    with raw.connect(site.program.url, path, timeout=60) as sock:
+        for each in said:
+            sock.sendall(raw.frame(each))
+        opcode, payload = raw.read_frame(sock)
+    assert opcode is Opcode.CLOSE, (opcode, payload)
+    return time.monotonic() - began, (int.from_bytes(payload[:2], "big"), payload[2:].decode())
+
+
+def page(site, path):
+    """How long a page takes, in seconds, and its status and ``Retry-After``."""
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(site.program.url + path, timeout=30) as answer:
+            return time.monotonic() - began, (answer.status, None)
+    except urllib.error.HTTPError as error:
+        with error:
+            assert b"try again" in error.read().lower()
+            return time.monotonic() - began, (error.code, error.headers["Retry-After"])
+
+
+LATER = (1013, "try again later")
+
+
+@pytest.mark.parametrize("fault", ["stop", "pause"])
+def test_while_it_is_away_joins_are_told_to_try_again_at_once(own_redis, site, fault):
+    """It is gone, or it stands still, before anything is known of it."""
+    server = own_redis()
+    here = site(server.url)
+    getattr(server, fault)()
+    first, how = ended(here, "/talk0/@@talk")
+    assert how == LATER
+    # By now it is known: nobody else waits, whatever the view and the address.
+    took = [ended(here, path) for path in ("/talk0/@@talk", "/talk1/@@talk", "/kept/x/@@talk")]
+    assert [how for _, how in took] == [LATER] * 3
+    assert first < 10 and max(seconds for seconds, _ in took) < 1, (first, took)
+    {"stop": server.start, "pause": server.resume}[fault]()
+    back = time.monotonic()
+    wait_until(lambda: joins(here, "/talk2/@@talk"))
+    assert time.monotonic() - back < 10
+    print(f"{fault}: first {first:.2f} s, next {[round(s, 3) for s, _ in took]}")
+
+
+def joins(site, path):
+    """Whether somebody who comes is a listener, and hears what is said."""
+    with raw.connect(site.program.url, path, timeout=60) as sock:
+        sock.sendall(raw.frame("hello"))
+        return raw.read_frame(sock) == (Opcode.TEXT, b"hello")
+
+
+def test_who_comes_during_a_short_restart_waits_for_it(own_redis, site):
+    """The connection of those who listen is cut, and another one is there in 50 ms."""
+    server = own_redis()
+    here = site(server.url)
+    assert joins(here, "/a/@@talk")
+    for number in range(5):
+        server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        assert joins(here, f"/b{number}/@@talk")
+
+
+def test_what_nobody_catches_is_a_line_in_the_log_and_try_again_later(own_redis, site, listen):
+    server = own_redis()
+    here = site(server.url)
+    kept, plain = opened(here, listen)
+    assert page(here, "/plain/@@say")[1] == (200, None)
+    plain.messages("said")
+    server.stop()
+    ended(here, "/away/@@talk")
+    took, answer = page(here, "/plain/@@say")
+    assert (answer, took < 2) == ((503, "1"), True)
+    took, how = ended(here, "/plain/@@speak", "hello")
+    assert (how, took < 2) == (LATER, True)
+    took, how = ended(here, "/kept/b/@@talk")
+    assert (how, took < 2) == (LATER, True)
+    here.program.expect(r"Talk failed at /kept/b/@@talk .*: not sent: .*\n")
+    assert here.get("/plain/@@page") == "a page"
+    server.start()
+    here.back(2)
+    goes_on(here, kept, plain)
+    assert page(here, "/plain/@@say")[1] == (200, None)
+    assert here.program.log.count("GET /plain/@@say failed: not sent: ") == 1
+    assert here.program.log.count("Speak failed at /plain/@@speak ") == 1
+    assert "Traceback" not in here.program.log
 
 
 def test_a_killed_client_comes_back(own_redis, site, listen):

@@ -1,8 +1,11 @@
+from contextlib import ExitStack
+
 import pytest
 
 import stargate
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher as Namespace
+from stargate.backplane.redis.scripts import keys_of
 from stargate.history import Keep
 from stargate.scripts.main import main
 
@@ -47,3 +50,18 @@ def gone_redis(own_redis):
     redis = own_redis()
     redis.kill()
     return redis.url
+
+
+@pytest.fixture
+def listeners(redis_server, namespace):
+    """``listeners(path, count)``: have as many processes listen there, as workers do."""
+    with ExitStack() as stack:
+
+        def listen(path, count):
+            channel = keys_of(namespace, path).channel
+            for _ in range(count):
+                heard = stack.enter_context(redis_server.client().pubsub())
+                heard.subscribe(channel)
+                assert heard.get_message(timeout=30)["type"] == "subscribe"
+
+        yield listen

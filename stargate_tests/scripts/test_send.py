@@ -1,5 +1,6 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,13 +20,48 @@ def kept(publisher):
 def test_a_message_is_sent_and_its_id_printed(command, target, publisher, keep):
     keep("/a")
     code, out, err = command("send", *target, "/a", "grün")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "nobody listens there\n")
     [sent] = publisher.history("/a")
     assert (sent.id, sent.message, sent.json) == (out.strip(), "grün", False)
 
 
 def test_without_a_history_nothing_is_printed(command, target):
-    assert command("send", *target, "/a", "on") == (0, "", "")
+    assert command("send", *target, "/a", "on") == (0, "", "nobody listens there\n")
+    assert command("send", *target, "/a", "on", "-q") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "1 process listens there\n"), (2, "2 processes listen there\n")]
+)
+@pytest.mark.parametrize("history", [False, True])
+def test_how_many_processes_listen_is_told(command, target, keep, listeners, count, said, history):
+    if history:
+        keep("/a")
+    listeners("/a", count)
+    assert command("send", *target, "/a", "on")[::2] == (0, said)
+    assert command("send", *target, "/a", "on", "--expect")[::2] == (0, said)
+    assert command("send", *target, "/a", "on", "-q", "--expect")[::2] == (0, "")
+    assert command("send", *target, "/b", "on", "-q", "--expect")[::2] == (3, "")
+
+
+def test_it_is_3_where_somebody_is_expected_and_nobody_listens(command, target, publisher, keep):
+    keep("/a")
+    code, out, err = command("send", *target, "/a", "on", "--expect")
+    assert (code, err) == (3, "nobody listens there\n")
+    assert [each.id for each in publisher.history("/a")] == [out.strip()]
+
+
+@pytest.mark.parametrize("path", ["jobs/demo", "acme/jobs", "/jobs/", "/a b", "", "/" + "x" * 8192])
+def test_what_is_no_address_is_2_and_says_what_would_be_right(command, target, path):
+    code, out, err = command("send", *target, path, "on")
+    assert (code, out) == (2, "") and "it must be" in err or "more than 8192" in err
+    assert len(err) < 1500
+
+
+def test_an_address_with_a_scope(command, target, publisher, keep):
+    keep("acme:/jobs/1")
+    assert command("send", *target, "acme:/jobs/1", "on")[0] == 0
+    assert [each.message for each in publisher.history("acme:/jobs/1")] == ["on"]
 
 
 def test_a_message_that_begins_with_a_dash(command, target, publisher, keep):
@@ -51,8 +87,12 @@ def test_what_is_no_json_is_2_and_not_sent(command, target, publisher, keep, tex
 
 def test_a_repeat_of_a_key_is_sent_once(command, target, publisher, keep):
     keep("/a")
-    first = command("send", *target, "/a", "on", "--key", "order-5")
-    assert command("send", *target, "/a", "on", "--key", "order-5") == first
+    words = ("send", *target, "/a", "on", "--key", "order-5")
+    code, out, err = command(*words)
+    assert (code, err) == (0, "nobody listens there\n")
+    said = "nothing is sent: it was, with this key, within a minute\n"
+    assert command(*words) == command(*words, "--expect") == (0, out, said)
+    assert command(*words, "-q") == (0, out, "")
     assert kept(publisher) == ["on"]
 
 
@@ -70,23 +110,48 @@ def test_each_line_of_standard_input_is_a_message(command, target, publisher, ke
     keep("/a")
     stdin("one\n\ngrün\r\nno end of line".encode())
     code, out, err = command("send", *target, "/a", "-")
-    assert (code, err) == (0, "4 messages sent\n")
+    assert (code, err) == (0, "4 messages sent; nobody listens there\n")
     assert kept(publisher) == ["one", "", "grün", "no end of line"]
     assert out.split() == [each.id for each in publisher.history("/a")]
+
+
+def test_of_many_lines_it_is_told_who_listened_to_the_last(command, target, listeners, stdin):
+    listeners("/a", 1)
+    stdin(b"one\ntwo\n")
+    assert command("send", *target, "/a", "-", "--expect") == (
+        0, "", "2 messages sent; 1 process listens there\n",
+    )  # fmt: skip
+    stdin(b"one\ntwo\n")
+    assert command("send", *target, "/a", "-", "-q") == (0, "", "")
+    stdin(b"")
+    assert command("send", *target, "/b", "-", "--expect") == (0, "", "0 messages sent\n")
+
+
+def test_one_line_that_nobody_listened_to_is_enough_for_3(command, target, listeners, monkeypatch):
+    class Lines:
+        def __iter__(self):
+            yield b"one\n"
+            listeners("/a", 1)
+            yield b"two\n"
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Lines()))
+    assert command("send", *target, "/a", "-", "--expect") == (
+        3, "", "2 messages sent; 1 process listens there; nobody did for 1 of them\n",
+    )  # fmt: skip
 
 
 def test_a_line_that_is_no_json_ends_it_and_says_which(command, target, publisher, keep, stdin):
     keep("/a")
     stdin(b'{"a": 1}\nnothing\n2\n')
     code, _, err = command("send", *target, "/a", "-", "--json")
-    assert code == 1 and "1 message sent\n" in err and "line 2 is no JSON" in err
+    assert code == 1 and "1 message sent; nobody" in err and "line 2 is no JSON" in err
     assert kept(publisher) == ['{"a": 1}']
 
 
 def test_a_line_that_is_no_text_ends_it_and_says_which(command, target, stdin):
     stdin(b"one\n\xff\n")
     code, _, err = command("send", *target, "/a", "-")
-    assert code == 1 and "1 message sent\n" in err and "line 2 is not UTF-8" in err
+    assert code == 1 and "1 message sent; nobody" in err and "line 2 is not UTF-8" in err
 
 
 def test_a_key_for_many_lines_is_2(command, target, stdin):
@@ -112,4 +177,4 @@ def test_who_does_not_know_whether_it_was_sent_is_told_how_to_repeat_it(command,
     assert "(to repeat it: --key " in err
     relayed.client_unpause()
     key = err.rpartition("--key ")[2].rstrip(")\n")
-    assert command("send", *words, "--key", key)[0] == 0
+    assert command("send", *words, "--key", key)[::2] == (0, "nobody listens there\n")

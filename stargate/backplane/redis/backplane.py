@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zope.interface import implementer
 
 from stargate.backplane.redis import upkeep
-from stargate.backplane.redis.commands import NOT_SENT, Deadline
+from stargate.backplane.redis.commands import NOT_SENT, is_out_of_reach
 from stargate.backplane.redis.feed import Lack
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.links import Links
@@ -24,7 +24,7 @@ from stargate.backplane.redis.subscription import Subscription, offset_of
 from stargate.backplane.redis.turns import Turns
 from stargate.backplane.redis.upkeep import Upkeep
 from stargate.backplane.redis.who import Reader
-from stargate.exceptions import BackplaneError
+from stargate.exceptions import BackplaneError, shortened
 from stargate.history import LAST, History, Keep, MessageId
 from stargate.interfaces import IBackplane
 from stargate.message import BINARY, Message
@@ -114,13 +114,18 @@ class RedisBackplane:
         """Have the messages of ``topic`` delivered here; see ``IBackplane``."""
         subscription = self._subscription(topic)
         subscription.joining += 1
+        began = monotonic()
         try:
             if self._presence is not None:
                 self._presence.begin()  # Between this and the attachment nothing may give way.
-            with self._joins.take(f"a listener of {topic}"):
-                self._stand(subscription)
+            with self._joins.take(f"a listener of {shortened(topic)}"):
+                self._links.stand(subscription.channel)
                 self._begin(subscription, keep)
                 return self._since(subscription, since)
+        except BackplaneError as error:
+            if is_out_of_reach(error):
+                self._links.doubt(subscription.channel, began)
+            raise
         finally:
             subscription.joining -= 1
             if not subscription.joining:
@@ -145,19 +150,6 @@ class RedisBackplane:
             self._upkeep.begin()
         return found
 
-    def _stand(self, subscription: Subscription) -> None:
-        deadline = Deadline(self.commands.timeout)
-        try:
-            stands = self._links.want(subscription.channel).wait(deadline.left())
-        except TimeoutError:
-            stands = False
-        if not stands:
-            raise BackplaneError(
-                NOT_SENT,
-                f"{self.commands.address}: no subscription to {subscription.topic} within "
-                f"{self.commands.timeout:g} s, and so no listener",
-            )
-
     def _begin(self, subscription: Subscription, keep: Keep | None) -> None:
         """See where the address stands, if anything of it is kept, and go on from there."""
         feed = subscription.feed
@@ -176,7 +168,8 @@ class RedisBackplane:
                 return
             self._catch_up(subscription)
         raise BackplaneError(
-            NOT_SENT, f"{self.commands.address}: no place in the messages of {subscription.topic}"
+            NOT_SENT,
+            f"{self.commands.address}: no place in the messages of {shortened(subscription.topic)}",
         )
 
     def _since(self, subscription: Subscription, since: str | None) -> History:

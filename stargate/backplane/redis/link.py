@@ -28,9 +28,13 @@ TICK = 0.5
 PING_AFTER, LOST_AFTER = 5.0, 10.0
 
 #: Seconds before a lost connection is opened again: at first, and at most. Half of it is at random,
-#: or all processes would come back at once. A join that waits meanwhile gives up after
-#: ``stargate.backplane_timeout``: a server that is back must be found well within that.
+#: or all processes would come back at once. Joins fail meanwhile: a server that is back must be
+#: found by the time that pages try again.
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 1.0
+
+#: Seconds that joins wait for a server that is out of reach: one that is restarted is back by then.
+#: Later they fail at once, until it answers.
+GRACE = 1.0
 
 #: Seconds until it is said again that a server is out of reach.
 COMPLAIN_AFTER = 30.0
@@ -99,7 +103,10 @@ class Link:
         #: When it was lost; 0 while it is there.
         self._lost = 0.0
         self._complained = 0.0
+        self._why = ""
         self._pinged = False
+        #: Whether somebody has waited in vain for what it should have said, and nothing was heard.
+        self._mute = False
         #: Whether the server has said anything over this connection, and how often it was opened.
         self._answered = False
         self._attempts = 0
@@ -127,6 +134,24 @@ class Link:
             found = {name: self._wanted.pop(name) for name in names if name in self._wanted}
             self._send(self._unsubscribe, found)
             return self._fallen(found)
+
+    def away(self) -> str:
+        """Why nothing need be waited for here, as far as is known; ``""`` where it is there."""
+        lost = self._lost
+        out = time.monotonic() - lost if lost else 0.0
+        if out > GRACE:
+            return f"out of reach for {out:.0f} s: {self._why}"
+        return "it does not answer" if self._mute else ""
+
+    def doubt(self, since: float) -> None:
+        """Something was waited for in vain ``since`` then: it is away unless it was heard."""
+        with self._lock:
+            there = self._connection is not None and self._answered
+            if there and self._heard >= since:
+                return
+            self._mute = True
+            if there:
+                self._ping()
 
     def close(self) -> None:
         """End the connection and the thread."""
@@ -162,6 +187,11 @@ class Link:
             connection.write(connection.pack_commands(commands), Deadline(self._timeout))
         except (RedisError, OSError):
             self._hang_up()  # The reader sees it, and begins again.
+
+    def _ping(self) -> None:
+        if not self._pinged:
+            self._pinged = True
+            self._write([("PING",)])
 
     def _hang_up(self) -> None:
         connection, sock = self._connection, self._connection._sock
@@ -224,7 +254,7 @@ class Link:
                 continue
             if not count:
                 raise ConnectionError("the server has closed the connection")
-            self._heard, self._pinged = time.monotonic(), False
+            self._heard, self._pinged, self._mute = time.monotonic(), False, False
             reader.feed(buffer, 0, count)
             while (reply := reader.gets()) is not _MORE:
                 self._take(reply)
@@ -238,10 +268,9 @@ class Link:
         limit = LOST_AFTER if self._answered else self._timeout
         if silent > limit:
             raise TimeoutError(f"nothing was heard for {limit:g} s, not even a pong")
-        if silent > PING_AFTER and not self._pinged:
-            self._pinged = True
+        if silent > PING_AFTER:
             with self._lock:
-                self._write([("PING",)])
+                self._ping()
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
@@ -333,10 +362,10 @@ class Link:
 
     def _complain(self, error: Exception) -> None:
         now = time.monotonic()
-        self._lost = self._lost or now
+        self._lost, self._why = self._lost or now, reason(error)
         if not self._complained or now - self._complained > COMPLAIN_AFTER:
             self._complained = now
-            log.warning("%s: %s; %d address(es) wait", self._name, reason(error), len(self))
+            log.warning("%s: %s; %d address(es) wait", self._name, self._why, len(self))
 
 
 def _one_less(counts: dict[bytes, int], name: bytes) -> int:

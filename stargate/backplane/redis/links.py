@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 
-from stargate.backplane.redis.commands import Commands, Place
+from stargate.backplane.redis.commands import NOT_SENT, Commands, Deadline, Place, is_out_of_reach
 from stargate.backplane.redis.link import Channel, Link
 from stargate.exceptions import BackplaneError
 
@@ -18,6 +19,9 @@ log = logging.getLogger("stargate.backplane")
 
 #: Seconds between two looks at where everything is.
 LOOK = 1.0
+
+#: Seconds between two looks at whether a server that is waited for is away.
+GLANCE = 0.1
 
 #: Seconds that pass at least between two of them, when there is trouble.
 PAUSE = 0.05
@@ -45,23 +49,71 @@ class Links:
         self._trouble = threading.Event()
         self._closed = threading.Event()
         self._version = -1
+        #: Why it can't be found out where anything is, and when that is asked for again.
+        self._nowhere, self._ask_at = "", 0.0
 
-    def want(self, name: bytes) -> threading.Event:
-        """Subscribe to a channel; the event is set while that stands.
+    def want(self, name: bytes) -> Channel:
+        """Subscribe to a channel; its ``stands`` is set while that stands.
 
-        Raises ``BackplaneError`` where it can't be found out which server that is for.
+        Raises ``BackplaneError`` where it can't be found out which server that is for, and at once
+        where that server is known to be away.
         """
         found = self._channels.get(name)
-        if found is not None:
-            return found.stands
-        where = self._commands.where(name.decode())
-        with self._lock:
-            found = self._channels.get(name)
-            if found is None:
-                found = self._channels[name] = Channel(self._commands.slot(name))
-                self._link(where).want(name, found)
-            self._watch()
-        return found.stands
+        if found is None:
+            where = self._where(name)
+            with self._lock:
+                found = self._channels.get(name)
+                if found is None:
+                    link = self._link(where)
+                    self._check(link)
+                    found = self._channels[name] = Channel(self._commands.slot(name))
+                    link.want(name, found)
+                self._watch()
+        self._check(found.link)
+        return found
+
+    def stand(self, name: bytes) -> None:
+        """Return when a channel is subscribed to; raises ``BackplaneError`` where it is not."""
+        timeout = self._commands.timeout
+        deadline = Deadline(timeout)
+        channel = self.want(name)
+        try:
+            while not channel.stands.wait(min(deadline.left(), GLANCE)):
+                self._check(channel.link)
+        except TimeoutError as error:
+            raise BackplaneError(
+                NOT_SENT,
+                f"{self._commands.address}: no subscription within {timeout:g} s, and so no "
+                "listener",
+            ) from error
+
+    def _check(self, link: Link | None) -> None:
+        why = link.away() if link is not None else ""
+        if why:
+            raise BackplaneError(NOT_SENT, f"{self._commands.address}: {why}")
+
+    def doubt(self, name: bytes, since: float) -> None:
+        """A channel's server was waited for in vain ``since`` then: see whether it is there."""
+        found = self._channels.get(name)
+        link = found.link if found is not None else None
+        if link is not None:
+            link.doubt(since)
+
+    def _where(self, name: bytes) -> Place:
+        """Which server a channel is for; looked for once a second where none can be asked."""
+        now = monotonic()
+        if self._nowhere and now < self._ask_at:
+            raise BackplaneError(NOT_SENT, self._nowhere)
+        self._ask_at = now + LOOK  # Others do not wait for what one is asking already.
+        try:
+            where = self._commands.where(name.decode())
+        except BackplaneError as error:
+            if is_out_of_reach(error):
+                self._nowhere = str(error).removeprefix(f"{error.outcome}: ")
+                self._ask_at = monotonic() + LOOK
+            raise
+        self._nowhere = ""
+        return where
 
     def unwant(self, names: Iterable[bytes]) -> None:
         """Unsubscribe."""

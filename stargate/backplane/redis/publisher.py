@@ -33,6 +33,17 @@ class Page(NamedTuple):
     packets: list[Packet]
 
 
+class Sent(NamedTuple):
+    """What became of a message that was sent."""
+
+    #: Its id; ``None`` where nothing is kept of its address.
+    id: str | None
+    #: How many processes listen there, by the number of connections that the Redis gave it to.
+    processes: int
+    #: Whether it was sent before with the same key, and not now; then nobody was counted.
+    repeated: bool
+
+
 class Publisher:
     """One namespace of one Redis."""
 
@@ -55,7 +66,19 @@ class Publisher:
         keep: Keep | None = None,
         key: str | None = None,
     ) -> str | None:
-        """Send one message; returns its id, or ``None`` where nothing is kept of ``topic``.
+        """Send one message; returns its id, or ``None`` where nothing is kept of ``topic``."""
+        return self.send(topic, kind, payload, excluded, keep, key).id
+
+    def send(
+        self,
+        topic: str,
+        kind: str,
+        payload: bytes,
+        excluded: Iterable[str] = (),
+        keep: Keep | None = None,
+        key: str | None = None,
+    ) -> Sent:
+        """Send one message.
 
         Returns when the primary has it in memory, and ``replicas`` have it too.
         """
@@ -63,7 +86,7 @@ class Publisher:
         head, tail = halves(kind, excluded, key, payload)
         keys = self.keys(topic)
         size, ttl = (keep.size, int(keep.ttl * 1000)) if keep is not None else (-1, 0)
-        id, _repeated = self.commands.script(
+        id, repeated, processes = self.commands.script(
             PUBLISH,
             (keys.once(key), keys.history, keys.meta, keys.channel),
             (
@@ -79,7 +102,7 @@ class Publisher:
             replicas=self._replicas,
             key=key,
         )
-        return None if id == b"-" else str(id.decode())
+        return Sent(None if id == b"-" else id.decode(), processes, bool(repeated))
 
     def touch(self, topic: str, keep: Keep) -> MessageId:
         """Say how much is kept of ``topic`` from now on; returns where it stands."""

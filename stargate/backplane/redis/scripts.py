@@ -60,6 +60,7 @@ POSITION_SECONDS = 3600
 #: Sends one message, once: repeats of its key get the id that it got. The first write is one that
 #: a Redis without memory refuses, and what a user may not do comes before what can't be undone, so
 #: that either all happens or nothing does. A size of 0 says that nothing is kept from here on.
+#: Returns the id, whether it is a repeat, and how many connections the channel has.
 #:
 #: The channel is among the keys: so a node of a Cluster does not run this while the slot is being
 #: moved (there is always a key that is not there), and nothing is said at the new node while they
@@ -73,7 +74,7 @@ local before = redis.call('GET', once)
 if before then
   -- Something is written: WAIT then waits for it, and so for what came before, on any server.
   redis.call('PEXPIRE', once, repeat_ms)
-  return {before, 1}
+  return {before, 1, 0}
 end
 redis.call('SET', once, '-', 'PX', repeat_ms)
 local clock = redis.call('TIME')
@@ -111,7 +112,7 @@ if size > 0 then
   redis.call('PEXPIRE', meta, ttl + {POSITION_SECONDS * 1000})
   redis.call('SET', once, id, 'PX', repeat_ms)
 end
-return {{id, 0}}
+return {{id, 0, told}}
 """
 )
 

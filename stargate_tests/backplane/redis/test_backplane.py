@@ -115,7 +115,7 @@ def test_a_join_that_fails_attaches_nothing_and_leaves_nothing(
     between = relay(redis_server)
     between.refuse()
     process = processes(between.url, backplane_timeout=0.2)
-    with pytest.raises(BackplaneError, match="no subscription to /a within 0.2 s") as caught:
+    with pytest.raises(BackplaneError, match="no subscription within 0.2 s") as caught:
         process.join("/a", KEEP)
     assert caught.value.outcome == "not sent"
     assert process.receiver.listener_count("/a") == 0
@@ -135,6 +135,18 @@ def test_a_join_when_only_the_reading_fails_attaches_nothing(redis_server, relay
     until(lambda: process.backplane._topics["/a"].feed.flows)
     process.backplane.commands._pools.clear()
     process.send("/a", "x")
+    until(lambda: listener.messages == ["x"])
+
+
+def test_a_join_that_the_redis_answers_with_an_error_casts_no_doubt_on_it(redis_server, processes):
+    process = processes(redis_server.url)
+    listener = process.join("/b")
+    redis_server.ask("SET", process.backplane.publisher.keys("/a").meta, "no hash")
+    with pytest.raises(BackplaneError, match="WRONGTYPE"):
+        process.join("/a", KEEP)
+    [channel] = [each for each in process.backplane._links._channels if each.endswith(b"/b}")]
+    assert process.backplane._links._channels[channel].link.away() == ""
+    process.send("/b", "x")
     until(lambda: listener.messages == ["x"])
 
 

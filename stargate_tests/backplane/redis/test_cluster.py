@@ -96,6 +96,15 @@ def test_many_addresses_are_touched_in_one_go_whichever_shard_they_are_on(publis
     assert [str(each) for each in publisher.touch_all(again)] == ids * 50
 
 
+def test_who_sends_gets_to_know_how_many_listen_whichever_shard_it_is_on(start, publisher, topics):
+    processes = [start(), start()]
+    for topic in topics:
+        assert publisher.send(topic, "t", b"x", keep=KEEP).processes == 0
+        for count, each in enumerate(processes, 1):
+            each.join(topic, KEEP)
+            assert publisher.send(topic, "t", b"x").processes == count
+
+
 # A slot that moves.
 
 

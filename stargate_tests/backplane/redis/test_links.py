@@ -1,10 +1,12 @@
 """The subscribing connections of a process, where they lead and what they follow."""
 
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from stargate.backplane.redis import link
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.links import Links
 from stargate.exceptions import BackplaneError
@@ -39,7 +41,7 @@ def linked(url):
 
 
 def stand(links, *names):
-    for each in [links.want(name) for name in names]:
+    for each in [links.want(name).stands for name in names]:
         assert each.wait(30)
 
 
@@ -91,7 +93,7 @@ def test_what_was_unwanted_and_is_wanted_again_stands_again(alone, namespace, mo
         commands.command(namespace, "SPUBLISH", name, str(number))
         wait_until(lambda: told.messages)
         links.unwant([name])
-        again = links.want(name)
+        again = links.want(name).stands
         assert again.wait(30)
         links.unwant([name])
         told.messages.clear()
@@ -117,7 +119,7 @@ def test_what_nobody_has_is_waited_for(lonely, alone, namespace):
     lonely.ask("CLUSTER", "DELSLOTS", slot)
     wait_until(lambda: told.lost == [name])
     wait_until(lambda: not known(commands, namespace))
-    assert not links.want(name).is_set()
+    assert not links.want(name).stands.is_set()
     lonely.ask("CLUSTER", "ADDSLOTS", slot)
     wait_until(lambda: told.back == [name])
     stand(links, name)
@@ -155,4 +157,98 @@ def test_after_the_end_nothing_is_connected_to(redis_server, namespace):
     with ExitStack() as stack:
         links, _told, _commands = stack.enter_context(linked(redis_server.url))
         links.close()
-        assert not links.want(namespace.encode()).is_set()
+        assert not links.want(namespace.encode()).stands.is_set()
+
+
+# A server that is known to be away.
+
+
+def failure(links, name):
+    """How long it takes until a channel is known not to stand, and why."""
+    began = time.monotonic()
+    with pytest.raises(BackplaneError) as caught:
+        links.stand(name)
+    assert caught.value.outcome == "not sent"
+    return time.monotonic() - began, str(caught.value)
+
+
+def test_what_is_away_is_waited_for_shortly_and_then_not_at_all(own_redis, namespace):
+    redis, name = own_redis(), namespace.encode()
+    redis.stop()
+    with linked(redis.url) as (links, _told, commands):
+        commands.timeout = 30.0
+        took, why = failure(links, name)
+        assert took < 20 and "out of reach for " in why and "Connection refused" in why
+        for other in (name, b"another", b"a third"):
+            took, why = failure(links, other)
+            assert took < 0.5 and "out of reach for " in why
+        assert set(links._channels) == {name}  # Nothing is remembered for those who failed.
+        redis.start()
+        wait_until(lambda: not links._channels[name].link.away())
+        links.stand(b"another")
+
+
+def test_what_does_not_answer_is_waited_for_once(own_redis, namespace):
+    redis, name = own_redis(), namespace.encode()
+    with linked(redis.url) as (links, _told, commands):
+        commands.timeout = 30.0
+        links.stand(name)
+        redis.pause()
+        links.doubt(name, time.monotonic())
+        for other in (name, b"another"):
+            took, why = failure(links, other)
+            assert took < 0.5 and "it does not answer" in why
+        redis.resume()
+        wait_until(lambda: not links._channels[name].link.away())
+        links.stand(name)
+        links.stand(b"another")
+
+
+def test_what_has_been_heard_since_is_not_doubted(redis_server, namespace):
+    name, began = namespace.encode(), time.monotonic()
+    with linked(redis_server.url) as (links, _told, _commands):
+        links.doubt(name, time.monotonic())  # Nobody knows it.
+        links.stand(name)
+        links.doubt(name, began)
+        assert links._channels[name].link.away() == ""
+
+
+def test_what_answers_is_not_doubted_for_long(redis_server, namespace, monkeypatch):
+    """It is asked at once, and not when it has been silent for long enough."""
+    monkeypatch.setattr(link, "PING_AFTER", 1000.0)
+    monkeypatch.setattr(link, "LOST_AFTER", 1000.0)
+    name = namespace.encode()
+    with linked(redis_server.url) as (links, _told, _commands):
+        links.stand(name)
+        for _ in range(3):
+            links.doubt(name, time.monotonic() + 60)
+            links.doubt(name, time.monotonic() + 60)
+            wait_until(lambda: not links._channels[name].link.away())
+
+
+def test_where_nobody_says_where_it_is_that_is_asked_once_in_a_while(namespace, monkeypatch):
+    asked = []
+    with linked("redis+sentinel://127.0.0.1:1/main") as (links, _told, _commands):
+        where = links._commands.where
+        monkeypatch.setattr(
+            links._commands, "where", lambda name: asked.append(name) or where(name)
+        )
+        for name in (b"a", b"b", b"c"):
+            assert "Connection refused" in failure(links, name)[1]
+        assert asked == ["a"]
+        links._ask_at = 0.0
+        failure(links, b"d")
+        assert asked == ["a", "d"]
+
+
+def test_a_slot_that_nobody_has_says_nothing_of_the_others(alone, monkeypatch):
+    links, _told, commands = alone
+
+    def nobody(name):
+        raise BackplaneError("not sent", "no node has slot 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "where", nobody)
+        with pytest.raises(BackplaneError, match="no node has slot 1"):
+            links.want(b"a")
+    stand(links, b"b")

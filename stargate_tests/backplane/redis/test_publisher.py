@@ -1,11 +1,12 @@
 import threading
+from contextlib import ExitStack
 
 import pytest
 
 from stargate.backplane.redis import publisher as module
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
-from stargate.backplane.redis.publisher import Publisher
+from stargate.backplane.redis.publisher import Publisher, Sent
 from stargate.backplane.redis.scripts import POSITION_SECONDS
 from stargate.history import LAST, NOT_KEPT, Keep, MessageId
 from stargate.wire import BINARY, JSON, TEXT
@@ -55,6 +56,21 @@ def test_a_repeat_gets_the_id_of_the_first_and_is_no_second(publisher):
     assert len({*send(publisher, "a", "a", "a", key="k")}) == 1
     assert texts(publisher.read("/a", None, 9)) == ["a"]
     assert send(publisher, "b", keep=NOT_KEPT, topic="/b", key="k") == [None]
+
+
+@pytest.mark.parametrize("keep", [KEEP, NOT_KEPT, None])
+def test_who_sends_gets_to_know_how_many_listen(publisher, redis_server, keep):
+    with ExitStack() as stack:
+        for count in range(3):
+            sent = publisher.send("/a", TEXT, b"x", keep=keep, key=f"k{count}")
+            assert (sent.processes, sent.repeated) == (count, False)
+            assert (sent.id is not None) == (keep is KEEP)
+            heard = stack.enter_context(redis_server.client().pubsub())
+            heard.subscribe(publisher.keys("/a").channel)
+            assert heard.get_message(timeout=30)["type"] == "subscribe"
+        assert publisher.send("/a", TEXT, b"x", keep=keep, key="k1") == Sent(
+            publisher.publish("/a", TEXT, b"x", keep=keep, key="k1"), 0, True
+        )
 
 
 def test_every_key_goes_by_itself(publisher, redis_server, namespace):

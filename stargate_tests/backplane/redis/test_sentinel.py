@@ -88,6 +88,13 @@ def test_messages_travel_by_way_of_the_primary(sentinel, start):
     assert [each.id for each in other.backplane.history("/a")] == [id]
 
 
+def test_who_sends_gets_to_know_how_many_listen(sentinel, start):
+    process, other = start(sentinel.url), start(sentinel.url)
+    for count, each in enumerate((process, other), 1):
+        each.join("/a")
+        assert process.backplane.publisher.send("/a", "t", b"x").processes == count
+
+
 def test_a_sentinel_that_is_out_of_reach_leaves_it_to_the_next(sentinel, start):
     gone = f"127.0.0.1:{free_port()}"
     url = sentinel.url.replace("127.0.0.1", f"{gone},127.0.0.1")

@@ -28,6 +28,7 @@ from stargate.engine.head import (
 from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
 from stargate.engine.tls import TlsSocket
+from stargate.proxies import MalformedProxyHeader
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
@@ -216,12 +217,19 @@ class HttpProtocol(_EventletProtocol):
             self.close_connection = self.refused = True
         if stopping(environ):
             self.close_connection = True
-        if self.server.proxies:
-            client = self.server.proxies.client(environ["REMOTE_ADDR"], environ)
-            if client != environ["REMOTE_ADDR"]:
-                environ["REMOTE_ADDR"] = client
-                environ.pop("REMOTE_PORT", None)  # The proxy's own.
         return environ
+
+    def handle_one_response(self) -> None:
+        try:
+            self.server.proxies.rewrite(self.environ)
+        except MalformedProxyHeader as error:
+            self.send_error(400, str(error))
+        else:
+            super().handle_one_response()
+
+    def get_client_address(self) -> tuple[str, str]:
+        """Who is logged: eventlet would write down whatever X-Forwarded-For anybody sends."""
+        return self.environ["REMOTE_ADDR"], self.environ.get("REMOTE_PORT", "")
 
     def _environ(self, head: Head) -> dict[str, Any]:
         """As eventlet makes it, from a head that has no body behind it."""

@@ -24,7 +24,8 @@ demo: .venv/demo/.complete ## serve the jobs application
 	@PYTHONPATH=examples/jobs exec .venv/demo/bin/pserve examples/jobs/development.ini
 
 test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pytest)
-	CHROMIUM="$$(.ci/chromium)" REDIS_SERVER="$$(.ci/redis)" .venv/test/bin/python -m pytest \
+	CHROMIUM="$$(.ci/chromium)" REDIS_SERVER="$$(.ci/redis)" NGINX="$$(.ci/nginx)" \
+		.venv/test/bin/python -m pytest \
 		--cov=stargate --numprocesses 3 --dist loadfile $(ARGS)
 
 autobahn: .venv/test/.complete .venv/autobahn/.complete ## run Autobahn|Testsuite (CASES='1.* 7.1.5')

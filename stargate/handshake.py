@@ -7,7 +7,6 @@ WSGI server has already taken apart, and the Origin, are judged here (RFC 6455, 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -23,6 +22,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from stargate.origins import OriginPolicy, split_origin
+from stargate.proxies import is_host
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 #: A window of 4 KiB: a message is compressed on its own, so that a longer one would find little.
 WINDOW_BITS = 12
 
-#: A name or an address, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
-_HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~:%-]+\])(?::[0-9]{0,5})?", re.ASCII).fullmatch
 
 #: Headers that are taken apart, token by token.
 TOKENS = ("Connection", "Upgrade", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
@@ -211,7 +209,7 @@ def _unfit(environ: dict[str, Any], headers: Headers) -> Refused | None:
     hosts = headers.get_all("Host")
     if len(hosts) != 1:
         return Refused(400, f"one Host header is needed, not {len(hosts)}")
-    if not _HOST(hosts[0]):
+    if not is_host(hosts[0]):
         return Refused(400, f"no host of ours: {hosts[0]:.80}")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "Transfer-Encoding" in headers:
         return Refused(400, "a handshake has no body")

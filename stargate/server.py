@@ -54,7 +54,7 @@ class ServerSettings:
     certfile: str
     keyfile: str
     trusted_proxy: tuple[str, ...]
-    trusted_proxy_header: str
+    trusted_proxy_headers: tuple[str, ...]
 
 
 def table() -> tuple[Setting, ...]:
@@ -64,13 +64,12 @@ def table() -> tuple[Setting, ...]:
         at_least,
         flag,
         host_name,
-        one_of,
         permissions,
         seconds,
         socket_path,
         text,
     )
-    from stargate.proxies import HEADERS, proxy_names
+    from stargate.proxies import DEFAULT, header_names, proxy_names
     from stargate.settings import Setting
 
     return (
@@ -185,16 +184,18 @@ def table() -> tuple[Setting, ...]:
             proxy_names,
             "addresses",
             "The proxies whose word counts about who is behind them: addresses, networks as in "
-            "`10.0.0.0/8`, and `unix` for whoever connects to the UNIX socket. Their clients' "
-            "addresses become `REMOTE_ADDR`. Nobody else may say whose address it has.",
+            "`10.0.0.0/8`, and `unix` for whoever connects to the UNIX socket. What they say is in "
+            "`trusted_proxy_headers`, which are taken out of everybody else's requests.",
         ),
         Setting(
-            "trusted_proxy_header",
-            "X-Forwarded-For",
-            one_of(*HEADERS),
-            "",
-            "The one header in which they say so: `X-Forwarded-For`, `Forwarded` (RFC 7239) or "
-            "`X-Real-IP`. The proxy has to set it in every request, or a client can.",
+            "trusted_proxy_headers",
+            DEFAULT,
+            header_names,
+            "headers",
+            "The headers that are believed of `trusted_proxy`: some of `x-forwarded-for`, "
+            "`x-forwarded-host`, `x-forwarded-proto`, `x-forwarded-port` and "
+            "`x-forwarded-prefix`, or `forwarded` (RFC 7239). The proxy has to set each of them in "
+            "every request, or a client can. The others are taken out of all requests.",
         ),
     )
 
@@ -244,6 +245,11 @@ def read_settings(settings: dict[str, Any]) -> ServerSettings:
         raise ConfigurationError(
             f"{' and '.join(both)} of the server say different things: give listen, or host and "
             "port, or unix_socket"
+        )
+    if settings.get("trusted_proxy_headers") and not settings.get("trusted_proxy"):
+        raise ConfigurationError(
+            f"trusted_proxy_headers = {settings['trusted_proxy_headers']!r}: nobody is believed "
+            "without a trusted_proxy, the address of the proxy that sends them"
         )
     if settings.get("keyfile") and not settings.get("certfile"):
         raise ConfigurationError(

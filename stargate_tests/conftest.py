@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 from contextlib import ExitStack
@@ -25,6 +26,13 @@ NO_REDIS = """
 **********************************************************************
 ** NO REDIS: the tests that need one are SKIPPED. Install Redis >= 7 **
 ** (or Valkey), or name one in REDIS_SERVER=/path/to/redis-server    **
+**********************************************************************
+"""
+
+NO_NGINX = """
+**********************************************************************
+** NO NGINX: the tests that need one are SKIPPED. Install nginx from **
+** your system's packages, or name one in NGINX=/path/to/nginx       **
 **********************************************************************
 """
 
@@ -113,14 +121,23 @@ def run(engine):
 @pytest.fixture(scope="session")
 def redis_path(request):
     """The path of a Redis. Without one: a notice and a skip, or a failure where CI=true."""
-    found = executable()
-    if found:
-        return found
+    return executable() or _without(request, "Redis", NO_REDIS)
+
+
+@pytest.fixture(scope="session")
+def nginx_path(request):
+    """The same of an nginx."""
+    places = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+    found = os.environ.get("NGINX") or shutil.which("nginx", path=places)
+    return found or _without(request, "nginx", NO_NGINX)
+
+
+def _without(request, what, notice):
     if os.environ.get("CI", "").lower() in ("true", "1"):
-        pytest.fail("no Redis for the tests that need one, and CI=true", pytrace=False)
+        pytest.fail(f"no {what} for the tests that need one, and CI=true", pytrace=False)
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(NO_REDIS, flush=True)
-    pytest.skip("NO REDIS")
+        print(notice, flush=True)
+    pytest.skip(f"NO {what.upper()}")
 
 
 @pytest.fixture(scope="session")

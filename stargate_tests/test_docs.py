@@ -285,3 +285,70 @@ def test_the_page_of_the_command_names_every_option():
         for option in command._option_string_actions:
             if option.startswith("--") and option not in ("--help", "--limit", "--timeout"):
                 assert option in text, option
+
+
+# The engine can be replaced: who uses stargate need not know its name.
+
+NAMES_EVENTLET = re.compile(
+    r"^\s*(?:import|from) eventlet\b|\beventlet\.(?!wsgi\b)\w+", re.MULTILINE
+)
+
+SHOWN = [
+    *(page for page in DOCS if page.name != "why-eventlet.rst"),
+    ROOT / "README.rst",
+    *sorted((ROOT / "examples").rglob("*.py")),
+]
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_page_and_no_example_calls_eventlet(path):
+    assert not NAMES_EVENTLET.findall(path.read_text())
+
+
+def test_what_calls_eventlet_is_found():
+    for text in ("import eventlet", "    from eventlet import sleep", "``eventlet.spawn(work)``"):
+        assert NAMES_EVENTLET.search(text)
+    for text in ("use = egg:stargate#eventlet", "``eventlet.wsgi.server``", "on eventlet."):
+        assert not NAMES_EVENTLET.search(text)
+
+
+OTHERS_GO_ON = """
+import stargate; stargate.patch()
+import os, sys, threading, time
+{code}
+class Job:
+    heard = []
+    def send(self, line):
+        self.heard.append((line, turns))
+
+turns, over = 0, False
+def turn():
+    global turns
+    while not over:
+        turns += 1
+        time.sleep(0.001)
+
+thread = threading.Thread(target=turn)
+thread.start()
+program = "import sys; print('one', flush=True); sys.stdin.read(1); print('two')"
+read, write = os.pipe()
+def answer():
+    seen = turns
+    while turns < seen + 20:
+        time.sleep(0.001)
+    os.write(write, b"x")
+os.dup2(read, 0)
+threading.Thread(target=answer).start()
+build(Job(), [sys.executable, "-c", program])
+over = True
+(one, before), (two, after) = Job.heard
+assert (one, two) == ("one", "two") and after >= 20, Job.heard
+"""
+
+
+def test_what_waits_for_a_process_lets_the_others_go_on():
+    page = ROOT / "docs" / "howto" / "send-from-anywhere.rst"
+    [code] = [code for _, code in blocks(page, "python") if "Popen" in code]
+    command = [sys.executable, "-W", "ignore", "-c", OTHERS_GO_ON.format(code=code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ def test_the_defaults_are_these():
     assert (DEFAULTS.header_timeout, DEFAULTS.keepalive_timeout) == (10.0, 60.0)
     assert (DEFAULTS.socket_timeout, DEFAULTS.graceful_timeout) == (60.0, 5.0)
     assert DEFAULTS.access_log is True
-    assert (DEFAULTS.trusted_proxy, DEFAULTS.trusted_proxy_header) == ((), "X-Forwarded-For")
+    assert (DEFAULTS.trusted_proxy, DEFAULTS.trusted_proxy_headers) == ((), ("x-forwarded-for",))
 
 
 def test_every_setting_has_a_reason_and_a_place():
@@ -44,7 +44,6 @@ def test_every_setting_has_a_reason_and_a_place():
         ("graceful_timeout", "0", 0.0),
         ("access_log", "false", False),
         ("trusted_proxy", "127.0.0.1 unix", ("127.0.0.1", "unix")),
-        ("trusted_proxy_header", "Forwarded", "Forwarded"),
     ],
 )
 def test_a_good_value_is_read(name, text, value):
@@ -69,7 +68,6 @@ def test_a_good_value_is_read(name, text, value):
         ("graceful_timeout", "-1"),
         ("access_log", "maybe"),
         ("trusted_proxy", "localhost"),
-        ("trusted_proxy_header", "X-Client"),
     ],
 )
 def test_a_bad_value_is_a_configuration_error_that_names_it(name, text):
@@ -100,3 +98,42 @@ def test_two_ways_to_say_where_are_a_configuration_error(settings):
 def test_host_and_port_go_together():
     found = read_settings({"host": "127.0.0.1", "port": "0"})
     assert (found.host, found.port) == ("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Forwarded", ("forwarded",)),
+        ("X-Forwarded-For, x-forwarded-proto", ("x-forwarded-for", "x-forwarded-proto")),
+        ("x-forwarded-port,x-forwarded-prefix,", ("x-forwarded-port", "x-forwarded-prefix")),
+        (["x-forwarded-host"], ("x-forwarded-host",)),
+        ("", ("x-forwarded-for",)),
+    ],
+)
+def test_the_headers_that_are_believed_are_named_with_blanks_or_commas(text, found):
+    read = read_settings({"trusted_proxy": "unix", "trusted_proxy_headers": text})
+    assert read.trusted_proxy_headers == found
+
+
+def test_headers_without_a_proxy_make_no_sense():
+    with pytest.raises(ConfigurationError, match="nobody is believed without a trusted_proxy"):
+        read_settings({"trusted_proxy_headers": "x-forwarded-proto"})
+
+
+def test_the_setting_of_one_header_names_the_setting_of_many():
+    with pytest.raises(ConfigurationError, match=r"did you mean trusted_proxy_headers\?"):
+        read_settings({"trusted_proxy": "unix", "trusted_proxy_header": "Forwarded"})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x-forwarded-for x-client", "'x-client' is none of x-forwarded-for"),
+        ("'x-forwarded-for'", "is none of"),
+        ("forwarded x-forwarded-for", "believe it or them, not both"),
+    ],
+)
+def test_headers_that_cannot_be_believed_are_refused(text, why):
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        read_settings({"trusted_proxy": "unix", "trusted_proxy_headers": text})
+    assert str(caught.value).startswith("trusted_proxy_headers = ")

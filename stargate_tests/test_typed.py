@@ -7,7 +7,6 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
-from stargate.proxies import HEADERS
 from stargate.scripts.main import make_parser
 from stargate.server import read_settings
 from stargate.settings import read_application
@@ -28,8 +27,6 @@ SERVER = [
     ("certfile", " cert.pem ", "cert.pem"),
     ("trusted_proxy", "127.0.0.1, 10.0.0.0/8,unix", ("127.0.0.1", "10.0.0.0/8", "unix")),
     ("trusted_proxy", "2001:DB8::/32", ("2001:DB8::/32",)),
-    ("trusted_proxy_header", "x-forwarded-for", HEADERS[0]),
-    ("trusted_proxy_header", " Forwarded ", "Forwarded"),
 ]
 
 NO_SERVER = [
@@ -75,8 +72,6 @@ NO_SERVER = [
     ("trusted_proxy", "[::1]", "no names, ports or schemes"),
     ("trusted_proxy", "127.0.0.1/", "no names, ports or schemes"),
     ("trusted_proxy", "::ffff:10.0.0.1", "written as one"),
-    ("trusted_proxy_header", "X-Forwarded-For, Forwarded", "it must be 'X-Forwarded-For' or"),
-    ("trusted_proxy_header", "", "it must be 'X-Forwarded-For' or"),
 ]
 
 APPLICATION = [

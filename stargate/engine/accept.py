@@ -118,7 +118,7 @@ class HttpServer:
             debug=False,
         )
         server.settings = settings
-        server.proxies = trusted(settings.trusted_proxy, settings.trusted_proxy_header)
+        server.proxies = trusted(settings.trusted_proxy, settings.trusted_proxy_headers)
         server.log_output = settings.access_log
         return server
 

@@ -33,6 +33,7 @@ from stargate.engine.head import (
 from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
 from stargate.engine.tls import TlsSocket
+from stargate.proxies import MalformedProxyHeader
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
@@ -126,7 +127,12 @@ class HttpProtocol(_EventletProtocol):
             self.head = None
 
     def handle_one_response(self) -> None:
-        Answer(self).run(self.server.app)
+        try:
+            self.server.proxies.rewrite(self.environ)
+        except MalformedProxyHeader as error:
+            self.send_error(400, str(error))
+        else:
+            Answer(self).run(self.server.app)
         self.environ = {}  # What it holds is not kept until the next request.
 
     def log_answer(self, code: int, size: int, began: float) -> None:
@@ -219,12 +225,11 @@ class HttpProtocol(_EventletProtocol):
             self.close_connection = self.refused = True
         if stopping(environ):
             self.close_connection = True
-        if self.server.proxies:
-            client = self.server.proxies.client(environ["REMOTE_ADDR"], environ)
-            if client != environ["REMOTE_ADDR"]:
-                environ["REMOTE_ADDR"] = client
-                environ.pop("REMOTE_PORT", None)  # The proxy's own.
         return environ
+
+    def get_client_address(self) -> tuple[str, str]:
+        """Who is logged: eventlet would write down whatever X-Forwarded-For anybody sends."""
+        return self.environ["REMOTE_ADDR"], self.environ.get("REMOTE_PORT", "")
 
     def _environ(self, head: Head) -> dict[str, Any]:
         """As eventlet makes it, from a head that has no body behind it."""

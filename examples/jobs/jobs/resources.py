@@ -1,8 +1,7 @@
 """The tree: ``/`` has ``/jobs``, and that has ``/jobs/<name>``. Nothing here knows of requests."""
 
 import time
-
-import eventlet
+from threading import Thread, Timer
 
 from stargate import WebSocketAwareContext
 
@@ -55,13 +54,13 @@ class Job(WebSocketAwareContext):
             return False
         self.state, self.running, self.progress = "on", True, 0
         self.report("run started")
-        eventlet.spawn(self._work)
+        Thread(target=self._work, daemon=True).start()
         return True
 
     def _work(self) -> None:
         # No request is around here: only the job, and whoever is watching it by now.
         while self.state == "on" and self.progress < 100:
-            eventlet.sleep(self.pace)
+            time.sleep(self.pace)
             self.progress += 1
             self.report()
         self.running = False
@@ -79,4 +78,6 @@ class Job(WebSocketAwareContext):
         """Somebody came or went; a thousand who come at once are one report."""
         if not self.report_due:
             self.report_due = True
-            eventlet.spawn_after(0.1, self.report)
+            timer = Timer(0.1, self.report)
+            timer.daemon = True
+            timer.start()

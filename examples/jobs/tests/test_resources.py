@@ -1,12 +1,13 @@
 """Jobs on their own: no server, no request, listeners from ``stargate.testing``."""
 
 import json
+import threading
 
-import eventlet
 import pytest
 
 from jobs.resources import Jobs, Root
 from stargate.testing import FakeWebSocket
+from stargate_tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_application")
 
@@ -33,11 +34,9 @@ def heard(websocket):
     return [json.loads(message) for message in websocket.sent]
 
 
-def turn_until(condition):
-    """Let the greenlets of this thread go on until ``condition()`` is true."""
-    with eventlet.Timeout(10):
-        while not condition():
-            eventlet.sleep(0)
+def has_ended(job):
+    """Wait until its run has been reported to the end; it is a thread's work."""
+    wait_until(lambda: job.log[-1]["event"].startswith(("run finished", "stopped")))
 
 
 def test_a_job_is_made_by_asking_and_kept(jobs):
@@ -95,7 +94,7 @@ def test_an_unknown_state_changes_nothing(job, state):
 def test_a_run_reports_each_percent_and_its_end(job):
     websocket = listen(job)
     assert job.run()
-    turn_until(lambda: not job.running)
+    has_ended(job)
     messages = heard(websocket)
     assert [message["progress"] for message in messages] == [*range(101), 100]
     assert [message["running"] for message in messages] == [True] * 101 + [False]
@@ -105,17 +104,18 @@ def test_a_run_reports_each_percent_and_its_end(job):
 def test_one_run_at_a_time(job):
     assert job.run()
     assert not job.run()
-    turn_until(lambda: not job.running)
+    has_ended(job)
     assert job.run()
-    turn_until(lambda: not job.running)
+    has_ended(job)
 
 
 def test_switching_off_ends_a_run(job):
     websocket = listen(job)
+    job.pace = 0.001
     job.run()
-    turn_until(lambda: job.progress == 40)
+    wait_until(lambda: job.progress >= 40)
     job.control("off")
-    turn_until(lambda: not job.running)
+    has_ended(job)
     assert job.progress < 100
     assert heard(websocket)[-1]["news"][0]["event"] == f"stopped at {job.progress} %"
 
@@ -130,6 +130,6 @@ def test_many_who_come_at_once_are_one_report(job):
     websockets = [listen(job) for _ in range(100)]
     for _ in websockets:
         job.report_soon()
-    later = eventlet.spawn_after(0.1, lambda: None)
-    turn_until(lambda: later.dead)
+    [timer] = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+    timer.join(10)
     assert [message["watching"] for message in heard(websockets[0])] == [100]

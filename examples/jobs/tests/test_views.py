@@ -14,6 +14,7 @@ from jobs import main
 from jobs.resources import Jobs, Root
 from jobs.views import JobSocket, JobsSocket
 from stargate.testing import FakeWebSocket
+from stargate_tests.waiting import wait_until
 
 DEADLINE = 30
 
@@ -145,6 +146,7 @@ def test_all_learn_how_many_are_watching(server):
 def test_a_run_reports_to_whoever_watches_with_no_request_around(server, jobs):
     jobs["demo"].pace = 0
     with watch(server, "/jobs/demo") as first, watch(server, "/jobs/demo") as second:
+        wait_until(lambda: not jobs["demo"].report_due)  # Who is watching has been told.
         assert status(server, "/jobs/demo/run", method="POST") == 204
         for client in (first, second):
             messages = [hear(client, lambda message: message["running"])]

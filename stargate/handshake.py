@@ -23,6 +23,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from stargate.origins import OriginPolicy, split_origin
+from stargate.peerlog import peerlog
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -242,7 +243,8 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
     host = environ.get("HTTP_HOST", "")
     if origins.allows(origin, host):
         return None
-    log.warning(
+    peerlog.warning(
+        log,
         "refused a WebSocket at %.200r from a page of %.200r: this is host %.200r. %s",
         environ.get("PATH_INFO"),
         origin,

@@ -245,7 +245,7 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
         return None
     peerlog.warning(
         log,
-        "refused a WebSocket at %.200r from a page of %.200r: this is host %.200r. %s",
+        "refused a WebSocket at %.60r from a page of %.200r: this is host %.200r. %s",
         environ.get("PATH_INFO"),
         origin,
         host,

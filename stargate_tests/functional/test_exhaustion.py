@@ -49,8 +49,8 @@ def test_without_descriptors_some_are_refused_and_the_others_served(tmp_path, tr
             late.send("x")
             assert late.recv(timeout=20) == "x"
         program.expect("no room for more connections: .*Too many open files")
-        assert len(re.findall("no room for more connections", program.log)) < refused / 5
         assert program.stop() == 0
+        assert len(re.findall("no room for more connections", program.log)) <= 2, "one counts"
     assert "Traceback" not in program.log
 
 

@@ -6,11 +6,12 @@ What is refused here is an HTTP answer: the pages of the application are served 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from stargate.handshake import Refused
+from stargate.peerlog import peerlog
 
 if TYPE_CHECKING:
     from stargate.engine.hub import Engine
@@ -33,9 +34,6 @@ TOO_MANY = Refused(
     "address",
 )
 
-#: One warning for each of the two reasons in so many seconds: refusals come in crowds.
-QUIET_SECONDS = 60.0
-
 #: How much of an IPv6 address is one client: every host may choose the rest at will.
 CLIENT_PREFIX = 64
 
@@ -49,24 +47,23 @@ class Admission:
     ``most_from_one`` those of this application from one client. 0 is no bound.
     """
 
-    __slots__ = ("_clients", "_most", "_most_from_one", "_quiet_until")
+    __slots__ = ("_clients", "_most", "_most_from_one")
 
     def __init__(self, most: int, most_from_one: int) -> None:
         self._most, self._most_from_one = most, most_from_one
         #: How many are open from each client, where that is bounded.
         self._clients: dict[Client, int] = {}
-        self._quiet_until: dict[str, float] = {}
 
     def judge(self, engine: Engine, remote_addr: str | None) -> Refused | None:
         """Why one more may not be opened from ``remote_addr``, or ``None``; nothing is counted."""
         if self._most and len(engine.connections) >= self._most:
-            self._warn(engine, FULL, "stargate.max_connections", self._most, remote_addr)
+            _warn(engine, FULL, "stargate.max_connections", self._most, remote_addr)
             return FULL
         if self._most_from_one:
             client = client_of(remote_addr)
             if client is not None and self._clients.get(client, 0) >= self._most_from_one:
                 name = "stargate.max_connections_per_address"
-                self._warn(engine, TOO_MANY, name, self._most_from_one, remote_addr)
+                _warn(engine, TOO_MANY, name, self._most_from_one, remote_addr)
                 return TOO_MANY
         return None
 
@@ -81,22 +78,11 @@ class Admission:
         if not self._clients[client]:
             del self._clients[client]
 
-    def _warn(
-        self, engine: Engine, refused: Refused, name: str, most: int, remote_addr: str | None
-    ) -> None:
-        now = monotonic()
-        if now >= self._quiet_until.get(refused.cause, 0.0):
-            self._quiet_until[refused.cause] = now + QUIET_SECONDS
-            engine.spawn(
-                log.warning,
-                "refusing WebSockets with %d, the one from %s among others: %s is %d; the next "
-                "warning comes in %d s at the earliest, stats() counts them",
-                refused.status,
-                remote_addr,
-                name,
-                most,
-                QUIET_SECONDS,
-            )
+
+def _warn(engine: Engine, refused: Refused, name: str, most: int, remote_addr: str | None) -> None:
+    text = "refusing a WebSocket from %s with %d: %s is %d"
+    tell = partial(peerlog.warning, cause=refused.cause)
+    engine.spawn(tell, log, text, remote_addr, refused.status, name, most)
 
 
 def client_of(remote_addr: str | None) -> Client | None:

@@ -16,6 +16,7 @@ from pyramid.view import _find_views
 from pyramid.viewderivers import INGRESS
 from zope.interface import classImplements, providedBy
 
+from stargate.admission import FULL, TOO_MANY
 from stargate.application import Gate, gate, register
 from stargate.engine import current_engine, has_socket, refuse, stopping
 from stargate.envelope import SUBPROTOCOL
@@ -32,6 +33,7 @@ from stargate.interfaces import IBackplaneError
 from stargate.origins import OriginPolicy, origins
 from stargate.parsers import tokens
 from stargate.paths import SAFE
+from stargate.peerlog import peerlog
 from stargate.settings import read_application, without_password
 from stargate.view import HANDSHAKE, SERVER_STOPS, WebSocketView, overrides, refusal
 
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from pyramid.response import Response
 
 log = logging.getLogger(__name__)
+
+#: Refusals that are in the log already, as warnings that name the setting.
+WARNED_OF = frozenset(("origin", FULL.cause, TOO_MANY.cause))
 
 #: In the environ of a request that a view would have taken, had it asked for a WebSocket.
 UPGRADE_REQUIRED = "stargate.upgrade_required"
@@ -169,7 +174,7 @@ def out_of_reach(error: BackplaneError, request: Request) -> Response:
     An application's own exception view for ``BackplaneError`` takes its place.
     """
     path = quote(request.environ.get("PATH_INFO", ""), safe=f"/{SAFE}", encoding="latin-1")
-    log.error("%s %s failed: %s", request.method, shortened(path), error)
+    peerlog.error(log, "%.20s %s failed: %s", request.method, shortened(path), error)
     answer = refusal(Refused(503, "Try again later.", (("Retry-After", "1"),)))
     if request.is_websocket and refuse(request.environ):
         answer.headers["Connection"] = "close"
@@ -285,7 +290,9 @@ def _speaks_ids(info: Any) -> bool:
 
 def _refused(request: Request, found: Refused) -> Response:
     path = quote(request.environ.get("PATH_INFO", ""), encoding="latin-1")
-    log.info("refused a WebSocket at %s: %s", path, found.reason)
+    if found.cause not in WARNED_OF:
+        text = "refused a WebSocket at %.200s: %s"
+        peerlog.info(log, text, path, found.reason, cause=found.cause)
     gate(request.registry).counters.refuse(found.cause)
     answer = refusal(found)
     if refuse(request.environ):
@@ -299,7 +306,7 @@ def _no_socket(request: Request) -> Response:
         f"{server} has no way to give a WebSocket its connection. Put "
         "`use = egg:stargate#eventlet` into [server:main]"
     )
-    log.error("refused a WebSocket at %s: %s", request.path, why)
+    peerlog.error(log, "refused a WebSocket at %.200s: %s", request.path, why)
     gate(request.registry).counters.refuse("no_socket")
     return HTTPNotImplemented(why)
 

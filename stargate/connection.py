@@ -17,6 +17,7 @@ from websockets.protocol import OPEN as PROTOCOL_OPEN
 
 from stargate.incoming import UNBOUNDED, Incoming
 from stargate.message import FIN, PING, frame
+from stargate.peerlog import peerlog
 from stargate.sending import NOTSENT_LOWAT, TCP, WRITE, Sending
 from stargate.state import State
 
@@ -198,7 +199,8 @@ class Connection(Sending):
         if writes:
             if incoming.too_fast:
                 counters.rate_closes += 1
-                self._engine.spawn(log.warning, TOO_FAST, self._limits.max_message_rate, self)
+                most = self._limits.max_message_rate
+                self._engine.spawn(peerlog.warning, log, TOO_FAST, most, self)
             if self.state is State.OPEN and incoming.protocol.state is not PROTOCOL_OPEN:
                 self._walks.settle(self)  # Sent before the good-bye came in, and so for it as well.
             self._answer(writes)
@@ -259,7 +261,8 @@ class Connection(Sending):
         """The peer has not answered: it has vanished, and a close frame would reach nobody."""
         self._counters.pings_missed += 1
         self._engine.spawn(
-            log.info,
+            peerlog.info,
+            log,
             "a peer has vanished: nothing was heard for %g s after a ping (%r)",
             self._limits.ping_timeout,
             self,
@@ -329,7 +332,7 @@ class Connection(Sending):
         What had been read is lost, and what comes behind it would make no sense.
         """
         self._lose()
-        self._engine.spawn(partial(log.error, "%r failed", self, exc_info=error))
+        self._engine.spawn(partial(peerlog.error, log, "%r failed", self, exc_info=error))
 
     def _lose(self) -> None:
         """The peer has gone, or the socket is broken."""

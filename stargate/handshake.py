@@ -22,6 +22,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from stargate.origins import OriginPolicy, split_origin
+from stargate.peerlog import peerlog
 from stargate.proxies import is_host
 
 if TYPE_CHECKING:
@@ -240,8 +241,9 @@ def _foreign(environ: dict[str, Any], headers: Headers, origins: OriginPolicy) -
     host = environ.get("HTTP_HOST", "")
     if origins.allows(origin, host):
         return None
-    log.warning(
-        "refused a WebSocket at %.200r from a page of %.200r: this is host %.200r. %s",
+    peerlog.warning(
+        log,
+        "refused a WebSocket at %.60r from a page of %.200r: this is host %.200r. %s",
         environ.get("PATH_INFO"),
         origin,
         host,

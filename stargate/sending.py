@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stargate.envelope import missed
 from stargate.message import ENVELOPE, frame_for
 from stargate.outbox import CLOSE, LATEST, Outbox
+from stargate.peerlog import peerlog
 from stargate.state import State
 
 if TYPE_CHECKING:
@@ -274,7 +275,8 @@ class Sending:
             return
         if not self.missed:
             self._engine.spawn(
-                log.warning,
+                peerlog.warning,
+                log,
                 "a WebSocket reads too slowly and misses messages, %d so far; there is no more "
                 "of this in the log, websocket.missed counts them (%r)",
                 count,
@@ -301,7 +303,8 @@ class Sending:
         self._counters.drops += lost
         self._counters.slow_closes += 1
         self._engine.spawn(
-            log.warning,
+            peerlog.warning,
+            log,
             "closing a slow WebSocket with 1013: %s; %d bytes waited, %d message(s) are lost (%r)",
             why or f"stargate.outbox_size is {self._limits.outbox_size}",
             waited,

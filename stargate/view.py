@@ -28,6 +28,7 @@ from stargate.events import ViewFailed
 from stargate.exceptions import BackplaneError, ConnectionClosed, shortened
 from stargate.handshake import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
+from stargate.peerlog import peerlog
 from stargate.sending import TRY_LATER
 from stargate.websocket import MESSAGES_A_TURN, WebSocket
 
@@ -177,7 +178,8 @@ class WebSocketResponse(Response):
         return taken.leave(websocket)
 
     def _log_no_room(self, error: Exception) -> None:
-        log.error("no room for a WebSocket at %s: %r", self._stargate_facts["path"], error)
+        path = self._stargate_facts["path"]
+        peerlog.error(log, "no room for a WebSocket at %.200s: %r", path, error)
 
     def _head(self, accepted: Accepted) -> bytes:
         lines = ["HTTP/1.1 101 Switching Protocols"]
@@ -348,15 +350,12 @@ class _Life:
             websocket.close(TRY_LATER, TRY_LATER_REASON)
         else:
             websocket.close(INTERNAL_ERROR)
-        log.error(
-            "%s failed at %s (WebSocket %s)%s",
-            type(self._view).__qualname__,
-            shortened(websocket.path),
-            websocket.id,
-            f": {error}" if out_of_reach else "",
-            # Whoever joins meanwhile fails alike: a line each will do.
-            exc_info=None if out_of_reach else error,
-        )
+        facts = type(self._view).__qualname__, shortened(websocket.path), websocket.id
+        if out_of_reach:
+            # Whoever joins meanwhile fails alike.
+            peerlog.error(log, "%s failed at %s (WebSocket %s): %s", *facts, error)
+        else:
+            log.error("%s failed at %s (WebSocket %s)", *facts, exc_info=error)
         try:
             request.registry.notify(ViewFailed(self._view, websocket, error))
         except Exception:

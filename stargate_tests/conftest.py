@@ -14,6 +14,7 @@ import pytest
 from stargate.application import Gate
 from stargate.engine.hub import Engine
 from stargate.engine.hub import threading as engines_threading
+from stargate.peerlog import peerlog
 from stargate.settings import Limits
 from stargate.websocket import WebSocket
 from stargate_tests.peers import Peer
@@ -42,6 +43,12 @@ def measured():
     """Coverage follows the threads of the ``threading`` that the engine has for itself, too."""
     if engines_threading is not threading:
         engines_threading.settrace(threading.gettrace())
+
+
+@pytest.fixture(autouse=True)
+def first_lines():
+    """Whatever other tests have had logged, a peer's first line is written in full."""
+    peerlog.clear()
 
 
 @pytest.fixture

@@ -76,6 +76,12 @@ def engine_made() -> bool:
     return hub is not None and bool(hub.made_here())
 
 
+def engine_here() -> Engine | None:
+    """The engine of the calling OS thread, if it has made one."""
+    hub = sys.modules.get("stargate.engine.hub")
+    return None if hub is None else hub.engine_here()
+
+
 def current_engine() -> Engine:
     """The engine of the calling OS thread, made at the first call; a fork gets one of its own."""
     from stargate.engine.hub import current_engine as of_this_thread

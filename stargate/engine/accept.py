@@ -21,6 +21,7 @@ from stargate.engine.quiet import eventlet
 from stargate.engine.spare import EXHAUSTED, UNAVAILABLE, Spare
 from stargate.engine.waiting import Waiting
 from stargate.engine.wsgi import HttpProtocol, Log
+from stargate.peerlog import peerlog
 from stargate.proxies import trusted
 from stargate.settings import spare_descriptors
 from stargate.stats import count_refusal
@@ -191,7 +192,8 @@ class HttpServer:
         except BlockingIOError:
             return False
         except OSError:
-            self.engine.spawn(log.error, "accept failed, pausing for a second: %s", error)
+            text = "accept failed, pausing for a second: %s"
+            self.engine.spawn(peerlog.error, log, text, error)
             self.pause()
             self.engine.call_later(ACCEPT_PAUSE, self.start)
             return False
@@ -224,7 +226,8 @@ class HttpServer:
         except (OSError, MemoryError) as error:
             accepted.close()
             count_refusal(self.engine.refusals, "memory")
-            self.engine.spawn(log.error, "no room for a connection from %s: %r", address, error)
+            text = "no room for a connection from %s: %r"
+            self.engine.spawn(peerlog.error, log, text, address, error)
             return
         self._open.add(conversation)
         self._wait(self._young, conversation)
@@ -238,7 +241,7 @@ class HttpServer:
     def unfit(self, address: Any, why: object) -> None:
         """A peer at ``address`` does not speak TLS as it should."""
         count_refusal(self.engine.refusals, "tls")
-        self.engine.spawn(log.info, "%s refused: TLS: %s", address, why)
+        self.engine.spawn(peerlog.info, log, "%s refused: TLS: %s", address, why)
 
     def hears(self, conversation: Conversation, size: int) -> None:
         """The first bytes of a head have come, or more: it has a time as a whole."""

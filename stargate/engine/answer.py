@@ -18,6 +18,7 @@ from typing import Any
 from stargate.engine import STOCK_INPUT
 from stargate.engine.head import tokens
 from stargate.engine.quiet import eventlet
+from stargate.peerlog import peerlog
 
 wsgi = eventlet.wsgi
 
@@ -213,12 +214,12 @@ class Answer:
         http, failure = self._http, self._body.framed.failure
         http.close_connection = True
         if self._gone is not None:
-            log.info("a peer has gone before its answer: %r", self._gone)
+            peerlog.info(log, "a peer has gone before its answer: %r", self._gone)
         elif failure is None:
             log.error("the application raised an exception\n%s", traceback.format_exc())
             self._say_sorry()
         elif self._sent:
-            log.info("%s: %s", http.client_address, failure)
+            peerlog.info(log, "%s: %s", http.client_address, failure)
         else:
             self._code = getattr(failure, "status", 408)
             self._sent = True
@@ -247,7 +248,7 @@ class Answer:
             self._body.discard()
         except OSError as error:
             http.close_connection = True
-            log.info("%s: %s", http.client_address, error)
+            peerlog.info(log, "%s: %s", http.client_address, error)
 
 
 @lru_cache(maxsize=2)

@@ -15,6 +15,7 @@ from stargate.engine.hub import READ, WRITE, Engine, hubs, socket
 from stargate.engine.quiet import eventlet
 from stargate.engine.tls import TlsSocket
 from stargate.engine.wsgi import HttpProtocol
+from stargate.peerlog import peerlog
 
 if TYPE_CHECKING:
     from stargate.server import ServerSettings
@@ -85,7 +86,7 @@ class Conversation:
         except (OSError, MemoryError) as error:
             if self._data:
                 why = "%s has gone in the middle of a request: %s"
-                self._home.engine.spawn(log.info, why, self._state[0], error)
+                self._home.engine.spawn(peerlog.info, log, why, self._state[0], error)
             self.close()
             return
         if data:
@@ -136,8 +137,8 @@ class Conversation:
             raise
         except TimeoutError:
             pass  # It reads or writes nothing for longer than socket_timeout.
-        except BaseException:  # eventlet's Timeout is no Exception.
-            log.exception("serving %s failed", self._state[0])
+        except BaseException as error:  # eventlet's Timeout is no Exception.
+            peerlog.error(log, "serving %s failed", self._state[0], exc_info=error)
         finally:
             if ahead:
                 # It may be a whole request: everybody else first.

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from stargate.engine.quiet import eventlet
 from stargate.interfaces import IEngine
+from stargate.peerlog import peerlog
 
 patcher = eventlet.patcher
 hubs = eventlet.hubs
@@ -55,10 +56,16 @@ _engines = threading.local()
 
 def current_engine() -> Engine:
     """The engine of the calling OS thread; after a fork the child makes its own."""
-    engine: Engine | None = getattr(_engines, "engine", None)
-    if engine is None or engine.process != os.getpid():
+    engine = engine_here()
+    if engine is None:
         engine = _engines.engine = Engine()
     return engine
+
+
+def engine_here() -> Engine | None:
+    """The engine of the calling OS thread, if it has made one since the last fork."""
+    engine: Engine | None = getattr(_engines, "engine", None)
+    return engine if engine is not None and engine.process == os.getpid() else None
 
 
 def made_here() -> bool:
@@ -121,6 +128,7 @@ class Engine:
                 self._enders.pop()()
             except Exception as error:
                 log.error("an ending failed", exc_info=error)
+        peerlog.tell_all()
 
     def close(self) -> None:
         """Release the descriptors, and end the hub; a thread that waits for room is let go.
@@ -372,4 +380,4 @@ class Engine:
 
     def _report(self, error: BaseException, text: str, *args: object) -> None:
         # Not here: a handler of the log may wait, and the hub must not.
-        self.spawn(partial(log.error, text, *args, exc_info=error))
+        self.spawn(partial(peerlog.error, log, text, *args, exc_info=error))

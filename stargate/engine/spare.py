@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import logging
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from stargate.engine.hub import os, socket
+from stargate.peerlog import peerlog
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ log = logging.getLogger("stargate.server")
 
 #: What ``accept`` fails with when the process or the machine has no more to give.
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-#: Seconds between two lines in the log, however many connections are refused.
-LOG_SECONDS = 1.0
 
 UNAVAILABLE = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -40,7 +37,6 @@ class Spare:
     def __init__(self, engine: Engine, answer: bytes = UNAVAILABLE) -> None:
         self._engine, self._answer = engine, answer
         self._fd: int | None = None
-        self._refused, self._silent_until = 0, 0.0
         self.take()
 
     def accept(self, listening: Any) -> tuple[Any, Any]:
@@ -65,7 +61,7 @@ class Spare:
         finally:
             self.take()
         count_refusal(self._engine.refusals, "descriptors")
-        self._tell(error)
+        self._engine.spawn(peerlog.error, log, "no room for more connections: %s", error)
 
     def take(self) -> None:
         """Keep a descriptor back."""
@@ -77,15 +73,6 @@ class Spare:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-    def _tell(self, error: OSError) -> None:
-        self._refused += 1
-        now = monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + LOG_SECONDS
-            text = "no room for more connections: refused %d since the last such line (%s)"
-            self._engine.spawn(log.error, text, self._refused, error)
-            self._refused = 0
 
 
 def turn_away(sock: Any, answer: bytes) -> None:

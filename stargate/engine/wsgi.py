@@ -33,6 +33,7 @@ from stargate.engine.head import (
 from stargate.engine.hub import socket
 from stargate.engine.quiet import eventlet
 from stargate.engine.tls import TlsSocket
+from stargate.peerlog import peerlog
 from stargate.proxies import MalformedProxyHeader
 from stargate.stats import count_refusal
 
@@ -188,8 +189,10 @@ class HttpProtocol(_EventletProtocol):
         """Refuse a request that never reached the application: say why, count it, and close."""
         status = HTTPStatus(code)
         why = explain or message or status.description
-        log.info("%s refused: %d %s", self.client_address, code, why)
-        count_refusal(current_engine().refusals, CAUSES.get(code, "malformed"))
+        cause = CAUSES.get(code, "malformed")
+        # A reason may repeat what a peer has sent.
+        peerlog.info(log, "%s refused: %d %.200s", self.client_address, code, why, cause=cause)
+        count_refusal(current_engine().refusals, cause)
         text = f"{code} {status.phrase}\n\n{why}\n".encode()
         head = (
             f"HTTP/1.1 {code} {status.phrase}",

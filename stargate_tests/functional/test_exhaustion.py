@@ -48,9 +48,9 @@ def test_without_descriptors_some_are_refused_and_the_others_served(tmp_path, tr
         with connect(program, "/a") as late:
             late.send("x")
             assert late.recv(timeout=20) == "x"
-        program.expect("refused 1 since the last such line .*Too many open files")
-        assert len(re.findall("no room for more connections", program.log)) < refused / 5
+        program.expect("no room for more connections: .*Too many open files")
         assert program.stop() == 0
+        assert len(re.findall("no room for more connections", program.log)) <= 2, "one counts"
     assert "Traceback" not in program.log
 
 

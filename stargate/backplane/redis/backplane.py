@@ -28,6 +28,7 @@ from stargate.exceptions import BackplaneError, shortened
 from stargate.history import LAST, History, Keep, MessageId
 from stargate.interfaces import IBackplane
 from stargate.message import BINARY, Message
+from stargate.peerlog import peerlog
 from stargate.wire import BINARY as WIRE_BINARY
 from stargate.wire import JSON, TEXT, Packet, WireError, decode
 
@@ -102,7 +103,8 @@ class RedisBackplane:
         except BackplaneError as error:
             if not self._local or error.outcome != NOT_SENT:
                 raise
-            log.warning("a message for %s reaches this process alone: %s", topic, error)
+            text = "a message for %s reaches this process alone: %s"
+            peerlog.warning(log, text, topic, error)
             self._receiver.deliver(topic, message, excluded)
             return None
         self._counters.published += 1
@@ -238,13 +240,8 @@ class RedisBackplane:
 
     def _skip(self, subscription: Subscription, why: str) -> None:
         self._counters.skipped += 1
-        if self._counters.skipped.bit_count() == 1:  # The first, the second, the fourth...
-            log.warning(
-                "skipped a message for %s from the backplane: it is %s; %d so far",
-                subscription.topic,
-                why,
-                self._counters.skipped,
-            )
+        text = "skipped a message for %s from the backplane: it is %s"
+        peerlog.warning(log, text, subscription.topic, why)
 
     def _take(self, subscription: Subscription, packet: Packet) -> None:
         self._counters.received += 1
@@ -283,7 +280,8 @@ class RedisBackplane:
         if subscription.feed.position is not None:
             self._upkeep.add(subscription)
         elif self._receiver.listener_count(subscription.topic):
-            log.warning("messages for %s may have been missed: none are kept", subscription.topic)
+            text = "messages for %s may have been missed: none are kept"
+            peerlog.warning(log, text, subscription.topic)
             self._receiver.interrupted(subscription.topic, False, None)
 
     # What is lacking.
@@ -306,7 +304,8 @@ class RedisBackplane:
         if found is not None:
             complete, packets = found
             if not complete:
-                log.warning("messages for %s are lost: they are kept no more", subscription.topic)
+                text = "messages for %s are lost: they are kept no more"
+                peerlog.warning(log, text, subscription.topic)
                 # Not where the address stands: what was held, and leads there, comes behind this.
                 here = subscription.feed.position
                 position = str(here) if here is not None else None

@@ -14,6 +14,7 @@ from time import monotonic
 from stargate.backplane.redis.commands import NOT_SENT, Commands, Deadline, Place, is_out_of_reach
 from stargate.backplane.redis.link import Channel, Link
 from stargate.exceptions import BackplaneError
+from stargate.peerlog import peerlog
 
 log = logging.getLogger("stargate.backplane")
 
@@ -204,7 +205,7 @@ class Links:
             try:
                 yield name, self._commands.where(name.decode())
             except BackplaneError as error:
-                log.info("%s", error)  # It stays where it is.
+                peerlog.info(log, "%s", error)  # It stays where it is.
 
     def _moving(self, places: dict[bytes, Place]) -> list[tuple[bytes, Channel, Link]]:
         """What has to be heard elsewhere, and is heard no more where it was."""

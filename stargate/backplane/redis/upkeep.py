@@ -13,6 +13,7 @@ from time import monotonic
 
 from stargate.backplane.redis.subscription import Subscription
 from stargate.exceptions import BackplaneError
+from stargate.peerlog import peerlog
 
 log = logging.getLogger("stargate.backplane")
 
@@ -61,7 +62,7 @@ class Upkeep:
                     look = monotonic() + TICK
                     self._look()
             except BackplaneError as error:
-                log.info("to be tried again: %s", error)
+                peerlog.info(log, "to be tried again: %s", error)
             except Exception:
                 if not self._ended.is_set():
                     log.exception("the upkeep of the backplane failed")

@@ -257,7 +257,9 @@ def test_what_nobody_catches_is_a_line_in_the_log_and_try_again_later(own_redis,
     goes_on(here, kept, plain)
     assert page(here, "/plain/@@say")[1] == (200, None)
     assert here.program.log.count("GET /plain/@@say failed: not sent: ") == 1
-    assert here.program.log.count("Speak failed at /plain/@@speak ") == 1
+    here.program.stop()
+    assert here.program.log.count("@@talk (WebSocket ") == 2, "the first, and the newest"
+    assert re.search(r"Talk failed at /kept/b/@@talk .* \(the newest of 2 in", here.program.log)
     assert "Traceback" not in here.program.log
 
 

@@ -13,7 +13,7 @@ EXTRAS_bench = [bench]
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test autobahn fuzz endurance losses soak lint typecheck docs
+.PHONY: help demo test test-others autobahn fuzz endurance losses soak lint typecheck docs
 .PHONY: bench bench-quick bench-check bench-memory bench-backplane dist-check clean FORCE
 
 help: ## show this list
@@ -27,6 +27,9 @@ test: .venv/test/.complete ## run all tests, with coverage (ARGS=... goes to pyt
 	CHROMIUM="$$(.ci/chromium)" REDIS_SERVER="$$(.ci/redis)" NGINX="$$(.ci/nginx)" \
 		.venv/test/bin/python -m pytest \
 		--cov=stargate --numprocesses 3 --dist loadfile $(ARGS)
+
+test-others: .venv/test/.complete ## run them on the oldest and newest other Python (no browser)
+	.ci/test-others $(ARGS)
 
 autobahn: .venv/test/.complete .venv/autobahn/.complete ## run Autobahn|Testsuite (CASES='1.* 7.1.5')
 	.venv/test/bin/python -m stargate_tests.conformance.autobahn $(ARGS) $(CASES)

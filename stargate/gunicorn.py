@@ -59,6 +59,9 @@ MARGIN = 1.0
 #: Seconds that a worker which can't serve waits for another one to say so.
 PATIENCE = 10.0
 
+#: Seconds between two looks at whether it has been told to end meanwhile.
+GLANCE = 0.05
+
 
 class EventletWorker(Worker):
     """Serves WebSockets and pages in one of gunicorn's processes.
@@ -127,8 +130,12 @@ class EventletWorker(Worker):
 
         Of two that say so at once, the second one makes gunicorn stumble.
         """
-        if (self.age - 1) % self.cfg.workers:
-            time.sleep(PATIENCE)
+        end = time.monotonic() + PATIENCE
+        while self.alive and (self.age - 1) % self.cfg.workers and time.monotonic() < end:
+            time.sleep(GLANCE)
+        if not self.alive:
+            # It has been told to end, and something that was being loaded has caught the exception.
+            sys.exit(0)
         self.log.error("%s", why)
         sys.exit(Arbiter.APP_LOAD_ERROR)
 

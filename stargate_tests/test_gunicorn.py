@@ -530,6 +530,18 @@ def test_a_setting_of_gunicorns_that_is_none_of_ours_is_refused(worker, capsys):
     assert "[ERROR] max_request_line = 0: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("age", [1, 2])
+def test_one_that_has_been_told_to_end_does_not_wait_to_say_why_it_cannot_serve(
+    worker, age, capsys
+):
+    """The exception of the signal may have been caught by what was being loaded."""
+    made = worker(workers=2, worker_connections=0)
+    made.age, made.alive = age, False
+    with pytest.raises(SystemExit, match="^0$"):
+        made._settings()
+    assert "[ERROR]" not in capsys.readouterr().err
+
+
 def test_a_bad_setting_of_the_ini_file_is_refused(worker, tmp_path, capsys):
     write_ini(tmp_path, server="header_timout = 3")
     with pytest.raises(SystemExit, match="^4$"):

@@ -59,6 +59,8 @@ class Presence:
         self._waiters: list[_Waiter] = []
         self._events: list[Event] = []
         self._complained = False
+        #: Set when all that this process had added has been taken away, or could not be.
+        self._withdrawn = threading.Event()
         self._places: dict[str, Place] = {}
         self._to_verify: deque[str] = deque()
         self._verify_at = 0.0
@@ -117,7 +119,8 @@ class Presence:
         if thread is not None and not self._closed and self._process == os.getpid():
             self._closing = monotonic() + timeout
             self._news.set()
-            thread.join(timeout)
+            # Not join(): on 3.13 eventlet's raises its Timeout there.
+            self._withdrawn.wait(timeout)
         self._closed = True
 
     def _put(self, item: tuple[str, Who, int] | _Waiter) -> None:
@@ -140,6 +143,7 @@ class Presence:
                 self._fail(BackplaneError(NOT_SENT, f"presence failed: {error!r}"))
             if self._closing is not None:
                 self._withdraw()
+                self._withdrawn.set()
                 break
             self._rest()
 

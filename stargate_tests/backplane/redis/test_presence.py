@@ -518,7 +518,7 @@ def test_a_redis_that_has_gone_keeps_nobody_from_ending(own_redis, workers, capl
     server.kill()
     one.enter("/a", "bob")
     one.presence.close(DEADLINE)
-    assert not one.presence._thread.is_alive()
+    wait_until(lambda: not one.presence._thread.is_alive())
     assert "that nobody is here any more" in caplog.text
 
 

@@ -1,11 +1,13 @@
 """Who waits holds no place: silent, idle and slow connections beside requests and handshakes."""
 
+import errno
 import json
 import socket
 from contextlib import ExitStack
 
 import pytest
 
+from stargate.engine import conversation
 from stargate_tests import raw, transports
 from stargate_tests.functional.tree import make_app
 from stargate_tests.waiting import wait_until
@@ -230,3 +232,40 @@ def test_a_half_that_is_closed_behind_part_of_a_head_is_told_so(start):
         sock.shutdown(socket.SHUT_WR)
         found = raw.read_all(sock)
     assert found.startswith(b"HTTP/1.1 400 ") and found.endswith(b"the request has no end\n")
+
+
+def test_a_kept_connection_that_cannot_be_watched_is_closed_cleanly(start, monkeypatch):
+    server = start(app())
+    engine, http = server.server.engine, server.server.http
+    with raw.dial(server.url) as sock, raw.dial(server.url) as other:
+        sock.sendall(HALF)
+        wait_until(lambda: http._served)
+
+        def watch(fd, events, ready):
+            monkeypatch.undo()
+            raise OSError(errno.ENOSPC, "No space left")
+
+        monkeypatch.setattr(engine, "watch", watch)
+        sock.sendall(b"11")
+        assert ok(answer(sock))
+        assert sock.recv(1) == b""
+        assert ok(get(other))
+        wait_until(lambda: len(http) == 1)
+
+
+def test_a_request_for_which_there_is_no_memory_ends_its_connection_alone(start, monkeypatch):
+    server = start(app())
+    http = server.server.http
+
+    def green(*args, **options):
+        monkeypatch.undo()
+        raise MemoryError
+
+    with raw.dial(server.url) as sock, raw.dial(server.url) as other:
+        wait_until(lambda: len(http) == 2)
+        monkeypatch.setattr(conversation.eventlet.greenio, "GreenSocket", green)
+        sock.sendall(PAGE)
+        assert raw.read_all(sock) == b""
+        assert ok(get(other))
+        assert len(http) == 1
+    wait_until(lambda: not http and not http._served)

@@ -108,7 +108,13 @@ class EventletWorker(Worker):
         with suppress(OSError):
             # Now: it may be of a user that this process is not, soon.
             self._arbiters = os.open(f"/proc/{self.ppid}/fd", os.O_RDONLY)
-        patch()
+        # A signal waits meanwhile: eventlet would catch the exception, and write its traceback.
+        ends = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        try:
+            patch()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
         super().init_process()
 
     def run(self) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from websockets.frames import Opcode, apply_mask  # type: ignore[attr-defined]
 from websockets.protocol import OPEN, Protocol, Side
 
-from stargate.message import BINARY, CLOSE, FIN, RSV1, TEXT
+from stargate.message import BINARY, CLOSE, FIN, PONG, RSV1, TEXT
 
 if TYPE_CHECKING:
     from websockets.extensions import Extension
@@ -53,6 +53,9 @@ MASKED, MASKED_16_BITS = 0x80, 0x80 | 126
 #: What one call does at most, in units of about 2 us: a plain frame is one, a frame that goes
 #: through the library eight, and every KiB that it has inflated to another.
 WORK, WORK_OF_LIBRARY, UNIT_BYTES = 256, 8, 1024
+
+#: A pong that nobody asked for, which is ignored (RFC 6455, section 5.5.3), with a mask of zeros.
+EMPTY_PONG = bytes((FIN | PONG, MASKED, 0, 0, 0, 0))
 
 UNBOUNDED = sys.maxsize
 
@@ -222,7 +225,14 @@ class Incoming:
             work += len(frame.data) // UNIT_BYTES  # type: ignore[union-attr]
             if counts:
                 self._add(frame, bool(head & RSV1), messages)  # type: ignore[arg-type]
+        if work > WORK_OF_LIBRARY:
+            self._forget_frame()
         return work
+
+    def _forget_frame(self) -> None:
+        """Have the library forget the frame that it read last: it holds it until the next one."""
+        self.protocol.receive_data(EMPTY_PONG)
+        self.protocol.events_received()
 
     def _leave_control(self, head: int, data: bytes) -> int:
         protocol = self.protocol

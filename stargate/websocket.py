@@ -144,10 +144,9 @@ class WebSocket(Connection):
         """The messages, one after the other; stops when the connection has ended."""
         while True:
             try:
-                message = self.wait()
+                yield self.wait()  # Not by a name: it would be held until the next one comes.
             except ConnectionClosed:
                 return
-            yield message
 
     def _give_way(self) -> None:
         """Let the others have a turn after a number of messages that were ready."""

@@ -86,10 +86,8 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
         return None
     method, _, rest = line.partition(" ")
     target, _, version = rest.partition(" ")
-    plain = target.startswith("/") and not target.startswith("//")
-    if method not in ("GET", "HEAD") or version != "HTTP/1.1":
-        return None
-    if not plain or len(lines) > MOST_HEADERS:
+    plain = target.startswith("/") and not target.startswith("//") and len(lines) <= MOST_HEADERS
+    if method not in ("GET", "HEAD") or version != "HTTP/1.1" or not plain:
         return None
     headers = []
     environ: dict[str, Any] = {

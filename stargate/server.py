@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ Application = Callable[..., Any]
 #: Seconds between the last connection that a server accepts, where others go on accepting, and its
 #: first good-bye: a handshake is on its way there, and would be cut.
 HAND_OVER = 0.25
-
 
 #: Seconds. With a ``backplane_timeout`` to say good-bye to a Redis it is less than the 10 s after
 #: which Docker kills.
@@ -331,6 +329,12 @@ class Server:
 
     def serve(self) -> None:
         """Serve until :meth:`stop`; returns when all is ended or cut."""
+        with self.engine.contained():
+            self._serve()
+
+    def _serve(self) -> None:
+        from stargate.listening import remove_unix_socket
+
         self.http.start()
         self._main = self.engine.greenlet
         try:
@@ -340,7 +344,8 @@ class Server:
                 if task is not None:
                     task.cancel()
             self.http.stop()
-            self._remove_unix_socket()
+            if self._unix_socket is not None:
+                remove_unix_socket(self.settings.unix_socket, self._unix_socket)
             self.engine.end()
         if self._left is not None:
             log.warning(
@@ -403,13 +408,6 @@ class Server:
         for websocket in list(self.engine.connections):
             websocket._abort()
         self.engine.resume(self._main)
-
-    def _remove_unix_socket(self) -> None:
-        if self._unix_socket is not None:
-            with suppress(FileNotFoundError):
-                # Unless a server that was started since has put its own there.
-                if os.stat(self.settings.unix_socket).st_ino == self._unix_socket:
-                    os.unlink(self.settings.unix_socket)
 
 
 def _tls_context(settings: ServerSettings) -> Any:

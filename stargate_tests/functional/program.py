@@ -54,9 +54,9 @@ class Program:
         """As that of a ``LiveServer``."""
         return "ws" + self.url.removeprefix("http") + path
 
-    def expect(self, pattern):
-        """Read the log until ``pattern`` is in it; returns the match."""
-        seen = 0
+    def expect(self, pattern, after=0):
+        """Read the log until ``pattern`` is in it ``after`` so many characters."""
+        seen = after
         while True:
             found = re.search(pattern, self.log[seen:])
             if found:

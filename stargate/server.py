@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def read_settings(settings: dict[str, Any]) -> ServerSettings:
 
 
 def run(application: Application, settings: ServerSettings) -> None:
-    """Serve ``application`` until SIGTERM or SIGINT, then drain, and return."""
+    """Serve ``application`` until SIGTERM or SIGINT, then drain, and return: the process ends."""
     Server(application, settings).run()
 
 
@@ -282,7 +283,11 @@ class Server:
 
         repair_threadlocals()
         self.settings = settings
-        tls = _tls_context(settings)
+        tls = None
+        if settings.certfile:
+            from stargate.engine.tls import server_context
+
+            tls = server_context(settings.certfile, settings.keyfile)
         self._scheme = "http" if tls is None else "https"
         if listening is None:
             listening = listening_sockets(
@@ -294,13 +299,11 @@ class Server:
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
-        path = settings.unix_socket
-        self._unix_socket = os.stat(path).st_ino if path else None
-        self._main: Any = None
+        self._unix_socket = os.stat(settings.unix_socket).st_ino if settings.unix_socket else None
+        self._main, self._deadline, self._next_look = None, None, None  # type: Any, Any, Any
         self._signalled = self._stopping = False
+        self._stopped_at = 0.0
         self._drain: Drain | None = None
-        self._deadline: Any = None
-        self._next_look: Any = None
         self._left: tuple[int, int, int] | None = None
 
     @property
@@ -323,6 +326,7 @@ class Server:
             for address in self.urls:
                 log.info("serving on %s", address)
             self.serve()
+            self.leave()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -355,6 +359,12 @@ class Server:
             )
         log.info("stopped")
 
+    def leave(self) -> None:
+        """Have the process end in what is left of ``graceful_timeout``, whatever holds it up."""
+        from stargate.leaving import leave_within
+
+        leave_within(self._stopped_at + self.settings.graceful_timeout - monotonic())
+
     def stop(self, *, restarts: bool = False) -> None:
         """Accept no more, say 1001 to every WebSocket, and end when all have gone.
 
@@ -363,7 +373,7 @@ class Server:
         """
         if self._stopping:
             return
-        self._stopping = True
+        self._stopping, self._stopped_at = True, monotonic()
         self._deadline = self.engine.call_later(self.settings.graceful_timeout, self._cut)
         if restarts:
             self.http.listen_no_more()
@@ -408,11 +418,3 @@ class Server:
         for websocket in list(self.engine.connections):
             websocket._abort()
         self.engine.resume(self._main)
-
-
-def _tls_context(settings: ServerSettings) -> Any:
-    if not settings.certfile:
-        return None
-    from stargate.engine.tls import server_context
-
-    return server_context(settings.certfile, settings.keyfile)

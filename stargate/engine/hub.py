@@ -32,6 +32,7 @@ os = patcher.original("os")
 select = patcher.original("select")
 socket = patcher.original("socket")
 threading = patcher.original("threading")
+time = patcher.original("time")
 
 log = logging.getLogger(__name__)
 

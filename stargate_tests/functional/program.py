@@ -42,11 +42,9 @@ format = %(levelname)s %(name)s %(message)s
 class Program:
     """A process that serves, its log as it comes, and its end."""
 
-    def __init__(self, command):
-        environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1")
-        self.process = subprocess.Popen(
-            command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+    def __init__(self, command, *, stdout=subprocess.DEVNULL, unbuffered="1"):
+        environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED=unbuffered)
+        self.process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=stdout)
         self.log = ""
         self.url = None
 

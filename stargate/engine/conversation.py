@@ -72,6 +72,10 @@ class Conversation:
         self._data = b""
         self._parked = False
 
+    def fileno(self) -> int:
+        """The descriptor of its socket; -1 where that is closed."""
+        return int(self._sock.fileno())
+
     def park(self) -> None:
         """Wait for bytes; raises ``OSError`` or ``MemoryError`` where there is no room for it."""
         self._home.engine.watch(self._sock.fileno(), READ, self.begin)

@@ -170,6 +170,7 @@ class HttpServer:
 
     def _disown(self) -> None:
         """In a forked child: nothing is accepted here, and nobody answered."""
+        self._spare.close()
         let_go([each.fileno() for each in (*self._listening, *self._open)])
         for server in self._servers.values():
             server.log_output = False

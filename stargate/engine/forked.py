@@ -22,6 +22,7 @@ greenlets = eventlet.support.greenlets
 Semaphore = eventlet.semaphore.Semaphore
 
 os = patcher.original("os")
+socket = patcher.original("socket")
 
 #: The engines of this process that have not been closed.
 engines: set[Any] = set()
@@ -45,19 +46,19 @@ def ask_for_forks() -> None:
 
 
 def let_go(descriptors: Iterable[int]) -> None:
-    """Close ``descriptors`` with nothing in their places: no number comes to mean another file.
+    """Close ``descriptors`` and have, in their places, a connection whose peer has gone.
 
-    What still has one of them finds that it is no socket.
+    So no number comes to mean another file for what still has it.
     """
     gone = [each for each in descriptors if each >= 0]
-    if gone:
-        os.close(gone[0])  # First: there may be no descriptor left.
-        nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for each in gone:
-            if each != nothing:
-                os.dup2(nothing, each, inheritable=False)
-        if nothing not in gone:
-            os.close(nothing)
+    for each in gone[:2]:
+        os.close(each)  # First: there may be no others left.
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    for each in gone:
+        if each != ours.fileno():
+            os.dup2(ours.fileno(), each, inheritable=False)
+    (ours.detach if ours.fileno() in gone else ours.close)()
 
 
 def _begin_anew() -> None:
@@ -119,8 +120,8 @@ def _leave_hub(forker: Any) -> None:
         some.clear()
     del old.timers[:], old.next_timers[:], old.closed[:]
     old.stopping = True
-    if hasattr(old.poll, "fileno"):
-        let_go([old.poll.fileno()])
+    if hasattr(old.poll, "close"):
+        old.poll.close()
     if old.greenlet is not forker:
         _hubs.append(old.greenlet)
     del hubs._threadlocal.hub

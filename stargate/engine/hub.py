@@ -165,8 +165,8 @@ class Engine:
     def abandon(self) -> object:
         """In a child: leave to the parent what is served. What this returns is to be kept."""
         self.closed = True
-        let_go([self._epoll.fileno(), self._wake_end, self._waker, *self._watchers])
-        let_go([each.disown() for each in self.connections])
+        ours = self._epoll.fileno(), self._wake_end, self._waker
+        let_go([*ours, *self._watchers, *(each.disown() for each in self.connections)])
         found = [each() for each in self._forked]
         kept = [each() for each in found if each is not None]
         for some in (self._work, self._watchers, self._calls, self._interrupts):

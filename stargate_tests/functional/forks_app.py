@@ -13,6 +13,7 @@ import queue
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -186,6 +187,10 @@ def send(context, request):
     return Response("sent")
 
 
+def count(context, request):
+    return Response(str(context.listener_count()))
+
+
 class Forking(WebSocketView):
     """Forks where a message says so, and answers with its process."""
 
@@ -199,7 +204,7 @@ class Forking(WebSocketView):
         websocket.send(str(os.getpid()))
 
     def on_close(self, websocket):
-        print("closed in", os.getpid(), flush=True)
+        print("closed in", os.getpid(), file=sys.stderr, flush=True)
 
 
 class ForkingHandler(WebSocketView):
@@ -219,7 +224,7 @@ def main(global_config, **settings):
         config.add_websocket_view(Echo, context=Node, name="echo")
         config.add_websocket_view(Forking, context=Node, name="forking")
         config.add_websocket_view(ForkingHandler, context=Node, name="handler")
-        for view in (fork, joined, page, send):
+        for view in (fork, joined, page, send, count):
             config.add_view(view, context=Node, name=view.__name__)
         app = config.make_wsgi_app()
     STATES["registry"] = config.registry

@@ -48,6 +48,11 @@ def get(server, path):
         return answer.read().decode()
 
 
+def ask(server, way, folder):
+    """Have a page fork; only the parent answers."""
+    return int(get(server, f"/@@fork?way={way}&folder={folder}"))
+
+
 class Child:
     """The child that tells of itself in ``folder``, as soon as it does."""
 
@@ -103,9 +108,7 @@ def check_child(child, pid):
     assert not sockets_of(pid) & set(child.facts["files"])
     handlers = child.facts["handlers"]
     assert "default_int_handler" in handlers.pop("SIGINT")
-    assert {signal_.split(".")[-1] for signal_ in handlers.values()} == {"SIG_DFL"} or all(
-        value in ("0", "Handlers.SIG_DFL") for value in handlers.values()
-    )
+    assert set(handlers.values()) == {str(signal.SIG_DFL)}
 
 
 def check_end(server, pid, listener):
@@ -121,6 +124,7 @@ def check_end(server, pid, listener):
 def whole_life(server, folder, begin, way):
     pid = int(get(server, "/@@page").split()[1])
     with raw.connect(server.url, "/news") as listener:
+        assert get(server, "/news/@@count") == "1"  # It is known in the Redis.
         begin()
         with Child(folder) as child:
             check_child(child, pid)
@@ -138,8 +142,77 @@ def whole_life(server, folder, begin, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_child_of_a_view(tmp_path, redis, start, way):
     with start(tmp_path, REDIS.format(redis.url)) as server:
-        forking = f"/@@fork?way={way}&folder={tmp_path}"
-        if way == "returning":
-            whole_life(server, tmp_path, lambda: int(get(server, forking)), way)
-        else:
-            whole_life(server, tmp_path, lambda: get(server, forking), way)
+        whole_life(server, tmp_path, lambda: ask(server, way, tmp_path), way)
+
+
+@SERVERS
+@pytest.mark.parametrize("style", ["forking", "handler"])
+@pytest.mark.parametrize("way", ["returning", "process"])
+def test_a_child_of_a_message(tmp_path, redis, start, style, way):
+    with start(tmp_path, REDIS.format(redis.url)) as server:
+        with raw.connect(server.url, f"/@@{style}") as sock:
+
+            def begin():
+                # The second message waits while the first is handled, and is not the child's.
+                sock.sendall(raw.frame(f"{way} {tmp_path}") + raw.frame("and"))
+                answers = {raw.read_frame(sock)[1] for _ in range(2)}
+                assert answers == {get(server, "/@@page").split()[1].encode()}
+
+            whole_life(server, tmp_path, begin, way)
+        assert server.log.count("closed in") == (style == "forking")
+
+
+@SERVERS
+def test_a_child_of_a_server_with_tls(tmp_path, redis, start):
+    found = certificate()
+    said = "certfile = {}\nkeyfile = {}" if start is under_pserve else "--certfile {} --keyfile {}"
+    tls = said.format(*found.settings.values())
+    with start(tmp_path, REDIS.format(redis.url), tls) as server:
+        whole_life(server, tmp_path, lambda: ask(server, "returning", tmp_path), "returning")
+
+
+@SERVERS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_child_hears_its_own_signals(tmp_path, redis, start, number):
+    with start(tmp_path, REDIS.format(redis.url)) as server:
+        pid = int(get(server, "/@@page").split()[1])
+        with raw.connect(server.url, "/news") as listener:
+            ask(server, "os_fork", tmp_path)
+            with Child(tmp_path) as child:
+                assert raw.read_frame(listener) == (1, f"from the child {child.pid}".encode())
+                os.kill(child.pid, number)
+                child.wait()
+            check_parent(server, pid, listener)
+
+
+@SERVERS
+def test_the_server_ends_while_a_child_lives(tmp_path, redis, start):
+    with start(tmp_path, REDIS.format(redis.url)) as server:
+        url = server.url
+        with raw.connect(url, "/news") as listener, raw.dial(url) as idle:
+            ask(server, "os_fork", tmp_path)
+            with Child(tmp_path) as child:
+                assert raw.read_frame(listener) == (1, f"from the child {child.pid}".encode())
+                server.process.send_signal(signal.SIGTERM)
+                assert raw.read_frame(listener)[0] == 8
+                listener.sendall(raw.frame(b"\x03\xe9", opcode=8))
+                assert raw.read_all(listener) == raw.read_all(idle) == b""
+                server.process.wait(30)
+                with pytest.raises(ConnectionRefusedError):
+                    raw.dial(url).close()
+                assert not child.has_ended()
+                child.end()
+
+
+@SERVERS
+def test_what_a_child_sends_without_a_redis_reaches_nobody_and_it_says_so(tmp_path, start):
+    with start(tmp_path) as server:
+        pid = int(get(server, "/@@page").split()[1])
+        with raw.connect(server.url, "/news") as listener:
+            ask(server, "os_fork", tmp_path)
+            with Child(tmp_path) as child:
+                assert child.facts["id"] is None
+                check_parent(server, pid, listener)  # The next that it hears is from the parent.
+                child.end()
+            check_end(server, pid, listener)
+    assert server.log.count("stargate.backplane = memory carries it to no other") == 1

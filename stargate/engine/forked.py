@@ -120,6 +120,7 @@ def _leave_hub(forker: Any) -> None:
         some.clear()
     del old.timers[:], old.next_timers[:], old.closed[:]
     old.stopping = True
+    old.schedule_call_global(0, _is_gone)  # It waits for the next no longer than that.
     if hasattr(old.poll, "close"):
         old.poll.close()
     if old.greenlet is not forker:

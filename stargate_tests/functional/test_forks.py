@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,6 @@ from stargate_tests.functional.program import INI, pserve
 from stargate_tests.gunicorns import Gunicorn
 from stargate_tests.redis_servers import RedisServer
 from stargate_tests.waiting import wait_until
-
-REDIS = "stargate.backplane = {}\nstargate.namespace = forks"
 
 WAYS = (
     *("os_fork", "returning", "process", "executor", "pool", "terminal", "preexec"),
@@ -37,9 +36,15 @@ SERVERS = pytest.mark.parametrize("start", [under_pserve, under_gunicorn])
 
 
 @pytest.fixture(scope="module")
-def redis():
+def redis_server():
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture
+def redis(redis_server, tmp_path):
+    """The settings of an application with a Redis."""
+    return f"stargate.backplane = {redis_server.url}\nstargate.namespace = {tmp_path.name}"
 
 
 def get(server, path):
@@ -85,8 +90,11 @@ class Child:
 
 
 def sockets_of(pid):
-    names = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
-    return {name for name in names if name.startswith("socket:")}
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(each))
+    return {name for name in found if name.startswith("socket:")}
 
 
 def check_parent(server, pid, listener):
@@ -124,7 +132,7 @@ def check_end(server, pid, listener):
 def whole_life(server, folder, begin, way):
     pid = int(get(server, "/@@page").split()[1])
     with raw.connect(server.url, "/news") as listener:
-        assert get(server, "/news/@@count") == "1"  # It is known in the Redis.
+        wait_until(lambda: get(server, "/news/@@count") == "1")
         begin()
         with Child(folder) as child:
             check_child(child, pid)
@@ -141,7 +149,7 @@ def whole_life(server, folder, begin, way):
 @SERVERS
 @pytest.mark.parametrize("way", WAYS)
 def test_a_child_of_a_view(tmp_path, redis, start, way):
-    with start(tmp_path, REDIS.format(redis.url)) as server:
+    with start(tmp_path, redis) as server:
         whole_life(server, tmp_path, lambda: ask(server, way, tmp_path), way)
 
 
@@ -149,7 +157,7 @@ def test_a_child_of_a_view(tmp_path, redis, start, way):
 @pytest.mark.parametrize("style", ["forking", "handler"])
 @pytest.mark.parametrize("way", ["returning", "process"])
 def test_a_child_of_a_message(tmp_path, redis, start, style, way):
-    with start(tmp_path, REDIS.format(redis.url)) as server:
+    with start(tmp_path, redis) as server:
         with raw.connect(server.url, f"/@@{style}") as sock:
 
             def begin():
@@ -167,16 +175,17 @@ def test_a_child_of_a_server_with_tls(tmp_path, redis, start):
     found = certificate()
     said = "certfile = {}\nkeyfile = {}" if start is under_pserve else "--certfile {} --keyfile {}"
     tls = said.format(*found.settings.values())
-    with start(tmp_path, REDIS.format(redis.url), tls) as server:
+    with start(tmp_path, redis, tls) as server:
         whole_life(server, tmp_path, lambda: ask(server, "returning", tmp_path), "returning")
 
 
 @SERVERS
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_child_hears_its_own_signals(tmp_path, redis, start, number):
-    with start(tmp_path, REDIS.format(redis.url)) as server:
+    with start(tmp_path, redis) as server:
         pid = int(get(server, "/@@page").split()[1])
         with raw.connect(server.url, "/news") as listener:
+            wait_until(lambda: get(server, "/news/@@count") == "1")
             ask(server, "os_fork", tmp_path)
             with Child(tmp_path) as child:
                 assert raw.read_frame(listener) == (1, f"from the child {child.pid}".encode())
@@ -187,9 +196,10 @@ def test_a_child_hears_its_own_signals(tmp_path, redis, start, number):
 
 @SERVERS
 def test_the_server_ends_while_a_child_lives(tmp_path, redis, start):
-    with start(tmp_path, REDIS.format(redis.url)) as server:
+    with start(tmp_path, redis) as server:
         url = server.url
         with raw.connect(url, "/news") as listener, raw.dial(url) as idle:
+            wait_until(lambda: get(server, "/news/@@count") == "1")
             ask(server, "os_fork", tmp_path)
             with Child(tmp_path) as child:
                 assert raw.read_frame(listener) == (1, f"from the child {child.pid}".encode())
@@ -209,6 +219,7 @@ def test_what_a_child_sends_without_a_redis_reaches_nobody_and_it_says_so(tmp_pa
     with start(tmp_path) as server:
         pid = int(get(server, "/@@page").split()[1])
         with raw.connect(server.url, "/news") as listener:
+            wait_until(lambda: get(server, "/news/@@count") == "1")
             ask(server, "os_fork", tmp_path)
             with Child(tmp_path) as child:
                 assert child.facts["id"] is None

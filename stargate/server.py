@@ -28,12 +28,6 @@ Application = Callable[..., Any]
 HAND_OVER = 0.25
 
 
-#: What a server, or gunicorn, has a handler for.
-SIGNALS = (
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT, signal.SIGWINCH),
-)
-
 #: Seconds. With a ``backplane_timeout`` to say good-bye to a Redis it is less than the 10 s after
 #: which Docker kills.
 GRACEFUL_TIMEOUT = 5.0
@@ -302,7 +296,6 @@ class Server:
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
-        self.engine.when_forked(self._leave_signals)
         path = settings.unix_socket
         self._unix_socket = os.stat(path).st_ino if path else None
         self._main: Any = None
@@ -389,14 +382,6 @@ class Server:
             os._exit(128 + number)  # pragma: no cover - whatever measures this ends here as well
         self._signalled = True
         self.engine.interrupt(self.engine.spawn, self.stop)
-
-    def _leave_signals(self) -> None:
-        """In a forked child, which hears its own."""
-        signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
-            if callable(signal.getsignal(number)):
-                default = number == signal.SIGINT
-                signal.signal(number, signal.default_int_handler if default else signal.SIG_DFL)
 
     def _look(self) -> None:
         """End when nothing is left; else look again soon."""

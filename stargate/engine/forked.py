@@ -7,6 +7,8 @@ above have to begin anew is said by ``Engine.when_forked``.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import traceback
@@ -21,8 +23,13 @@ hubs = eventlet.hubs
 greenlets = eventlet.support.greenlets
 Semaphore = eventlet.semaphore.Semaphore
 
-os = patcher.original("os")
 socket = patcher.original("socket")
+
+#: What a server, or gunicorn, has a handler for.
+SIGNALS = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT, signal.SIGWINCH),
+)
 
 #: The engines of this process that have not been closed.
 engines: set[Any] = set()
@@ -53,12 +60,14 @@ def let_go(descriptors: Iterable[int]) -> None:
     gone = [each for each in descriptors if each >= 0]
     for each in gone[:2]:
         os.close(each)  # First: there may be no others left.
-    ours, theirs = socket.socketpair()
-    theirs.close()
+    one, other = socket.socketpair()
+    other.close()
+    nobody = one.detach()
     for each in gone:
-        if each != ours.fileno():
-            os.dup2(ours.fileno(), each, inheritable=False)
-    (ours.detach if ours.fileno() in gone else ours.close)()
+        if each != nobody:
+            os.dup2(nobody, each, inheritable=False)
+    if nobody not in gone:
+        os.close(nobody)
 
 
 def _begin_anew() -> None:
@@ -66,6 +75,8 @@ def _begin_anew() -> None:
     forker = greenlets.getcurrent()
     _end_with(forker)
     _leave_hub(forker)
+    if engines:
+        _leave_signals()
     for engine in list(engines):
         engines.discard(engine)
         _parents.append((engine, engine.abandon()))
@@ -89,18 +100,34 @@ def _end_with(forker: Any) -> None:
 
 
 def _end(forker: Any) -> None:
-    code = 1
+    error = None
     try:
         forker.switch()  # What it returns or raises at its end comes here.
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as found:  # pragma: no cover - it is, and what measures is elsewhere
+        error = found
+    _exit(error)  # pragma: no cover
+
+
+def _exit(error: BaseException | None) -> None:
+    """End the process as Python does where ``error`` has come out of everything."""
+    code = int(error is not None)
+    if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+        code = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
     os._exit(code)
+
+
+def _leave_signals() -> None:
+    """Have those that the parent hears do what they do in any other process."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        if callable(signal.getsignal(number)):
+            default = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if default else signal.SIG_DFL)
 
 
 # The hub.
@@ -121,7 +148,7 @@ def _leave_hub(forker: Any) -> None:
     del old.timers[:], old.next_timers[:], old.closed[:]
     old.stopping = True
     old.schedule_call_global(0, _is_gone)  # It waits for the next no longer than that.
-    if hasattr(old.poll, "close"):
+    if hasattr(getattr(old, "poll", None), "close"):
         old.poll.close()
     if old.greenlet is not forker:
         _hubs.append(old.greenlet)
@@ -144,12 +171,10 @@ def _is_gone(*_args: object) -> None:
 
 def _do_acquire(self: Any) -> None:
     """As eventlet's, but no lock goes to a greenlet that waits for it in the parent."""
-    while self._waiters and self.counter > 0:
-        waiter = self._waiters.popleft()
-        if not _is_parents(waiter):
-            waiter.switch()
-            return
-        _parents.append(waiter)
+    while self._waiters and self.counter > 0 and _is_parents(self._waiters[0]):
+        _parents.append(self._waiters.popleft())
+    if self._waiters and self.counter > 0:
+        self._waiters.popleft().switch()
 
 
 def _is_parents(greenlet: Any) -> bool:
@@ -173,13 +198,11 @@ def _forget_threads() -> None:
         if ident == threading.get_ident() or thread is threading.main_thread():
             continue
         _parents.append(known._active.pop(ident))
-        if not hasattr(thread, "_handle"):  # Before Python 3.13.
-            thread._is_stopped, thread._tstate_lock = True, None
-        elif hasattr(thread._handle, "_greenthread"):
+        thread._is_stopped, thread._tstate_lock = True, None
+        with suppress(AttributeError):  # It has one since Python 3.13; not a real thread's.
             thread._handle._greenthread, thread._handle._done = None, True
-    if hasattr(known, "_shutdown_locks"):
-        _parents.append(known._shutdown_locks)
-        known._shutdown_locks = set()
+    _parents.append(vars(known).get("_shutdown_locks"))  # Until Python 3.12.
+    known._shutdown_locks = set()
 
 
 def _forget_tpool() -> None:

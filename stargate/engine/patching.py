@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ def patch() -> None:
         # psycopg 3 would wait for the server in C, and the whole process with it.
         os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
         _let_threads_end()
+        _share_locks_with_threads()
         eventlet.monkey_patch()
         if early:
             log.warning(
@@ -46,6 +48,17 @@ def _let_threads_end() -> None:
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
             thread._delete = lambda: None  # type: ignore[attr-defined]
+
+
+def _share_locks_with_threads() -> None:
+    """Have eventlet put a lock in the place of the real one that OS threads can wait for too."""
+    from eventlet.green import thread
+
+    from stargate.engine.locks import Lock
+
+    thread.Lock = thread.LockType = Lock
+    if hasattr(functools, "RLock"):  # Until Python 3.11, for functools.cached_property.
+        functools.RLock = threading._PyRLock  # type: ignore[attr-defined]
 
 
 def repair_threadlocals() -> None:

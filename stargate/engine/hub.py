@@ -19,6 +19,7 @@ from typing import Any
 from zope.interface import implementer
 
 from stargate.engine.quiet import eventlet
+from stargate.engine.threads import Threads
 from stargate.interfaces import IEngine
 from stargate.peerlog import peerlog
 
@@ -93,6 +94,8 @@ class Engine:
         #: One object a class, for the rooms above: what they share among all users of an engine.
         self.shared: dict[type, Any] = {}
         self.closed = False
+        #: For work that blocks.
+        self.threads = Threads(self)
         self._enders: list[Callable[[], object]] = []
         self._idle: list[Any] = []
         #: What waits for a greenlet, and whether it can wait for the end of a round of watchers.
@@ -136,6 +139,7 @@ class Engine:
         To be called where the thread began, not in a greenlet of the hub.
         """
         self.closed = True
+        self.threads.close()
         self._hub.remove(self._listener)
         self._epoll.close()
         os.close(self._wake_end)
@@ -332,6 +336,10 @@ class Engine:
         if answer[1] is not None:
             raise answer[1]
         return answer[0]
+
+    def run_in_thread(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` in an OS thread, wait in a greenlet, return or raise what it does."""
+        return self.threads.run(function)
 
     def interrupt(self, function: Callable[..., object], *args: Any) -> None:
         """As ``call_from_thread``, for a signal handler: it takes no lock and never waits.

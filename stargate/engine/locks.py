@@ -101,8 +101,7 @@ class Lock:
         self._real._at_fork_reinit()
         self._waiting.clear()
 
-    def __enter__(self) -> bool:
-        return self.acquire()
+    __enter__ = acquire
 
     def __exit__(self, *_error: object) -> None:
         self.release()

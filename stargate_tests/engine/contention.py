@@ -10,12 +10,10 @@ import stargate
 
 if __name__ == "__main__":
     import logging.handlers
-    import queue as queue_imported_before
 
     #: What a configuration of the log makes before the server is made.
     early = logging.StreamHandler(open("/dev/null", "w"))  # noqa: SIM115
     logging.getLogger("early").addHandler(early)
-    early_rlock = __import__("threading").RLock()
 
 stargate.patch()
 
@@ -24,6 +22,7 @@ import functools
 import importlib
 import io
 import logging
+import os
 import queue
 import random
 import socket
@@ -188,8 +187,6 @@ def case_condition():
 
 def case_event():
     """Every event is set from the other kind."""
-    asked = {True: queue.SimpleQueue(), False: queue.SimpleQueue()}
-    del asked
     events = {True: [], False: []}
 
     def call():
@@ -356,7 +353,7 @@ def case_redis_pool():
 
     class Connection:
         def __init__(self, **_settings):
-            pass
+            self.pid = os.getpid()
 
         def connect(self):
             pause()
@@ -400,7 +397,6 @@ def case_mutex():
 
 
 def main(name):
-    patcher.original("threading").Timer  # The module is there before the threads are.
     call, failed, done = globals()["case_" + name](), [], []
 
     def work():
@@ -428,7 +424,6 @@ def main(name):
 CASES = [name.removeprefix("case_") for name in list(globals()) if name.startswith("case_")]
 
 if __name__ == "__main__":
-    import os
     import traceback
 
     code = 0

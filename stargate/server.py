@@ -54,6 +54,7 @@ class ServerSettings:
     keyfile: str
     trusted_proxy: tuple[str, ...]
     trusted_proxy_headers: tuple[str, ...]
+    thread_limit: int
 
 
 def table() -> tuple[Setting, ...]:
@@ -196,6 +197,15 @@ def table() -> tuple[Setting, ...]:
             "`x-forwarded-prefix`, or `forwarded` (RFC 7239). The proxy has to set each of them in "
             "every request, or a client can. The others are taken out of all requests.",
         ),
+        Setting(
+            "thread_limit",
+            20,
+            at_least(1),
+            "threads",
+            "How many calls of `stargate.run_in_thread` run at a time; more wait for their turn, "
+            "and hold up nobody but their own views. All threads share one interpreter: more of "
+            "them help work that waits, such as for a database, and no work on the CPU.",
+        ),
     )
 
 
@@ -299,7 +309,9 @@ class Server:
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
-        self._unix_socket = os.stat(settings.unix_socket).st_ino if settings.unix_socket else None
+        self.engine.threads.limit = settings.thread_limit
+        path = settings.unix_socket
+        self._unix_socket = os.stat(path).st_ino if path else None
         self._main, self._deadline, self._next_look = None, None, None  # type: Any, Any, Any
         self._signalled = self._stopping = False
         self._stopped_at = 0.0

@@ -65,7 +65,7 @@ class Gate:
         )
         self._delivery = Delivery(self.counters, self._notify)
         self._topics = self._delivery.topics
-        self._backplane: Any = make_backplane(settings, self._delivery, self.counters)
+        self._backplane: Any = make_backplane(settings, self._delivery)
         self._topics.backplane = self._backplane
 
     # For everybody, from any greenlet and any OS thread.

@@ -12,7 +12,7 @@ from stargate.exceptions import BackplaneError, StargateError
 from stargate.scripts.targets import TARGET, Failed, Misused, Unheard, add_target, connected
 
 if TYPE_CHECKING:
-    from stargate.backplane.redis.publisher import Sent
+    from stargate.message import Sent
     from stargate.publisher import Publisher
 
 HELP = "send a message to all listeners of a resource"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from json import dumps
 from typing import Any
 
@@ -17,6 +16,7 @@ from stargate.backplane import make_publisher
 from stargate.exceptions import MessageTooBig
 from stargate.history import History
 from stargate.inifile import read_ini
+from stargate.jsontext import checked
 from stargate.message import Message, Sent
 from stargate.paths import check_address
 from stargate.settings import APPLICATION, application_values, values
@@ -70,7 +70,7 @@ def connect(
     found = _of_url(where, namespace) if "://" in where else _of_ini(where, namespace)
     found |= {name: values(APPLICATION, given, "")[name] for name in given}
     size = int(found["max_send_size"])
-    return Publisher(make_publisher(found), found["namespace"], size, json or _dumps)
+    return Publisher(make_publisher(found), found["namespace"], size, json or dumps)
 
 
 class Publisher:
@@ -148,8 +148,7 @@ class Publisher:
         whether the ``key`` is a repeat: then nothing was sent, and ``processes`` is 0.
         """
         if json:
-            text = self._json(message)
-            message = text if isinstance(text, str) else str(text, "utf-8")
+            message = checked(self._json(message))
         made, address = Message(message, json=json), _checked(path)
         if len(made.payload) > self._max_send_size:
             raise MessageTooBig(address, len(made.payload), self._max_send_size)
@@ -193,10 +192,6 @@ class Publisher:
         if self._closed:
             raise ValueError("this publisher is closed")
         return self._backplane
-
-
-#: Python's own would write NaN, which is no JSON.
-_dumps = partial(dumps, allow_nan=False)
 
 
 def _of_url(url: str, namespace: str | None) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class EventletWorker(Worker):
         from stargate.engine.patching import patch
 
         self._check_gunicorn()
+        self._check_ini()
         with suppress(OSError):
             # Now: it may be of a user that this process is not, soon.
             self._arbiters = os.open(f"/proc/{self.ppid}/fd", os.O_RDONLY)
@@ -158,6 +159,15 @@ class EventletWorker(Worker):
                     f"{name}: stargate.gunicorn.EventletWorker has no such thing. A proxy in front "
                     "of it may have; see the page about many workers in stargate's documentation"
                 )
+
+    def _check_ini(self) -> None:
+        from stargate.inifile import check_percents
+
+        try:
+            if self.cfg.paste:
+                check_percents(_path_and_name(self.cfg)[0])
+        except ValueError as error:
+            self._refuse(error)
 
     def _check_backplane(self) -> None:
         from stargate.application import gates
@@ -311,7 +321,7 @@ def _of_ini(cfg: Any) -> dict[str, Any]:
         return {}
     from paste.deploy.loadwsgi import SERVER, loadcontext
 
-    path, _, name = os.path.abspath(cfg.paste.removeprefix("config:")).partition("#")
+    path, name = _path_and_name(cfg)
     for section in dict.fromkeys((name or "main", "main")):
         with suppress(LookupError):
             context = loadcontext(
@@ -319,6 +329,12 @@ def _of_ini(cfg: Any) -> dict[str, Any]:
             )
             return dict(context.local_conf) if context.object is server_factory else {}
     return {}
+
+
+def _path_and_name(cfg: Any) -> tuple[str, str]:
+    """The ini file of ``--paste``, and which application is meant."""
+    path, _, name = os.path.abspath(cfg.paste.removeprefix("config:")).partition("#")
+    return path, name
 
 
 def _log_as(ours: str, theirs: str) -> None:

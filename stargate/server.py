@@ -218,8 +218,22 @@ def server_factory(global_conf: dict[str, str], **settings: Any) -> Callable[[Ap
     from stargate.engine.patching import patch
 
     patch()
+    _check_percents(global_conf.get("__file__"))
     read = read_settings(settings)
     return lambda application: run(application, read)
+
+
+def _check_percents(path: str | None) -> None:
+    """Before PasteDeploy reads the application's section: its error would show a password."""
+    from pyramid.exceptions import ConfigurationError
+
+    from stargate.inifile import check_percents
+
+    try:
+        if path:
+            check_percents(path)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def serve(application: Application | str, listen: str = "localhost:6543", **settings: Any) -> None:
@@ -305,6 +319,7 @@ class Server:
                 unix_socket=settings.unix_socket,
                 unix_socket_perms=settings.unix_socket_perms,
                 backlog=settings.backlog,
+                setting="listen" if settings.listen else "host:port",
             )
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)

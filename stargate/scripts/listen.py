@@ -19,6 +19,7 @@ from stargate.envelope import SUBPROTOCOL
 from stargate.origins import origin
 from stargate.parsers import is_token
 from stargate.scripts.targets import Failed, Misused, line
+from stargate.scripts.unreachable import cause, checked
 
 HELP = "print what is sent to a WebSocket"
 
@@ -65,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what comes; returns when that is over."""
-    if urlsplit(options.url).scheme not in ("ws", "wss"):
-        raise Misused(f"URL: {options.url!r} must begin with ws:// or wss://")
+    checked(options.url)
     if options.count is not None and options.count < 1:
         raise Misused("--count must be at least 1")
     before = signal.getsignal(signal.SIGINT)
@@ -120,10 +120,12 @@ class _Listening:
                     return
                 if code not in AGAIN:
                     raise Failed(why) from error
-            except (InvalidHandshake, OSError) as error:
+            except (InvalidHandshake, OSError, UnicodeError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise
-                why = f"no connection: {_refusal(error) or error}"
+                why = (
+                    f"no connection: {_refusal(error) or cause(error, self._options.url, OPENING)}"
+                )
                 if not self._was_open or _is_final(error):
                     raise Failed(why) from error
             self._wait(why)

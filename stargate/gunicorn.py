@@ -161,12 +161,14 @@ class EventletWorker(Worker):
                 )
 
     def _check_ini(self) -> None:
+        from pyramid.exceptions import ConfigurationError
+
         from stargate.inifile import check_percents
 
         try:
             if self.cfg.paste:
                 check_percents(_path_and_name(self.cfg)[0])
-        except ValueError as error:
+        except ConfigurationError as error:
             self._refuse(error)
 
     def _check_backplane(self) -> None:

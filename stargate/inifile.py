@@ -100,7 +100,7 @@ def _broken(path: str, error: configparser.Error) -> ValueError:
 
 
 def check_percents(path: str) -> None:
-    """Raise ``ValueError`` where a ``%`` in a setting of an application can't be read.
+    """Raise ``ConfigurationError`` where a ``%`` in a setting of an application can't be read.
 
     PasteDeploy's own error has in it what follows the ``%``, which may be the rest of a password.
     """
@@ -112,7 +112,10 @@ def check_percents(path: str) -> None:
         return  # Whoever loads it says so.
     for section in parser.sections():
         for name, value in parser.items(section):
-            if name.startswith("stargate.") and re.search(
-                r"%(?!\([^)]+\)s)", value.replace("%%", "")
-            ):
-                raise ValueError(PERCENT.format(path, name, section))
+            if name.startswith("stargate.") and _broken_percent(value.replace("%%", "")):
+                from pyramid.exceptions import ConfigurationError
+
+                raise ConfigurationError(PERCENT.format(path, name, section))
+
+
+_broken_percent = re.compile(r"%(?!\([^)]+\)s)").search

@@ -218,22 +218,11 @@ def server_factory(global_conf: dict[str, str], **settings: Any) -> Callable[[Ap
     from stargate.engine.patching import patch
 
     patch()
-    _check_percents(global_conf.get("__file__"))
-    read = read_settings(settings)
-    return lambda application: run(application, read)
-
-
-def _check_percents(path: str | None) -> None:
-    """Before PasteDeploy reads the application's section: its error would show a password."""
-    from pyramid.exceptions import ConfigurationError
-
     from stargate.inifile import check_percents
 
-    try:
-        if path:
-            check_percents(path)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+    check_percents(global_conf.get("__file__", ""))
+    read = read_settings(settings)
+    return lambda application: run(application, read)
 
 
 def serve(application: Application | str, listen: str = "localhost:6543", **settings: Any) -> None:
@@ -249,12 +238,9 @@ def serve(application: Application | str, listen: str = "localhost:6543", **sett
         logging.basicConfig(level=logging.INFO)
     if not settings.get("unix_socket"):
         settings["listen"] = listen
-    found: Any = application
-    if isinstance(found, str):
-        from pyramid.path import DottedNameResolver
+    from pyramid.path import DottedNameResolver
 
-        found = DottedNameResolver().resolve(found)
-    run(found, read_settings(settings))
+    run(DottedNameResolver().maybe_resolve(application), read_settings(settings))
 
 
 def read_settings(settings: dict[str, Any]) -> ServerSettings:

@@ -215,7 +215,7 @@ def test_where_one_of_its_addresses_is_in_use_none_is_kept(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         found = [(socket.AF_INET, ("127.0.0.2", port)), (socket.AF_INET, ("127.0.0.1", port))]
-        monkeypatch.setattr("stargate.listening.resolve", lambda name: found)
+        monkeypatch.setattr("stargate.listening.resolve", lambda name, _setting: found)
         for _ in range(2):
             with pytest.raises(OSError, match="cannot listen on here: it is in use"):
                 opened("here")

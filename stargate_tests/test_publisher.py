@@ -164,9 +164,7 @@ def test_json_is_written_as_the_caller_says(redis_server, namespace, keep, writt
 
 
 @pytest.mark.parametrize("written", ["NaN", b"[Infinity]", b'"\xff"', '"\ud800"'])
-def test_what_the_caller_writes_must_be_what_a_browser_reads(
-    redis_server, namespace, keep, written
-):
+def test_what_the_caller_writes_is_what_a_browser_reads(redis_server, namespace, keep, written):
     keep("/jobs/1")
     with stargate.connect(redis_server.url, namespace, json=lambda value: written) as publisher:
         with pytest.raises(ValueError, match="no JSON|utf-8"):

@@ -1,4 +1,4 @@
-"""What no browser can read as JSON reaches none, and is kept nowhere: real sockets, a real Redis."""
+"""What no browser reads as JSON reaches none, and is kept nowhere: real sockets, a real Redis."""
 
 import json
 from contextlib import ExitStack

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stargate.exceptions import BackplaneError, StargateError
@@ -140,8 +139,9 @@ def _who_listens(sent: Sent) -> str:
 def _lines() -> Iterator[str]:
     if sys.stdin is None:
         raise Unread("standard input is closed")
-    lines = iter(sys.stdin.buffer)
-    for number in count(1):
+    lines, number = iter(sys.stdin.buffer), 0
+    while True:
+        number += 1
         try:
             raw = next(lines, None)
         except OSError as error:

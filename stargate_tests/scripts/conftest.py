@@ -22,17 +22,22 @@ DEADLINE = 60
 STARGATE = Path(sys.executable).with_name("stargate")
 
 
+def unmeasured():
+    """The environment without coverage, which could not write its own files where none may grow."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+
+
 @pytest.fixture
 def shell():
     """``shell(script, *words)``: status, output and errors; ``"$@"`` is ``stargate`` with words."""
 
-    def run(script, *words, **environ):
+    def run(script, *words, base=os.environ, **environ):
         done = subprocess.run(
             ["sh", "-c", script, "sh", STARGATE, *map(str, words)],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=DEADLINE,
-            env={**os.environ, **environ},
+            env={**base, **environ},
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 

@@ -11,7 +11,7 @@ import pytest
 from stargate import WebSocketView
 from stargate.scripts.listen import with_since
 from stargate_tests.functional.tree import Listen, Node, make_app
-from stargate_tests.scripts.conftest import DEADLINE, STARGATE
+from stargate_tests.scripts.conftest import DEADLINE, STARGATE, unmeasured
 from stargate_tests.waiting import wait_until
 
 
@@ -247,6 +247,9 @@ def test_a_server_that_is_not_there_at_first_is_1(command):
         (("ws://localhost/\udcff",), "URL: 'utf-8' codec can't encode"),
         (("ws://localhost/", "--count", "0"), "--count must be at least 1"),
         (("ws://localhost/", "--header", "nothing"), "is not as in 'Cookie: a=b'"),
+        (("ws://localhost/", "--origin", "*"), "is no origin of one page"),
+        (("ws://localhost/", "--origin", "a b"), "a b"),
+        (("ws://localhost/", "--subprotocol", "a b"), "is no name of one subprotocol"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_2(command, words, why):
@@ -268,6 +271,22 @@ def test_the_url_says_where_to_go_on(url, last, found):
     assert with_since(url, last) == found
 
 
+def test_a_proxy_that_makes_no_sense_is_2(command, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "socks_proxy", "no_proxy"):
+        monkeypatch.setenv(name, "" if name == "no_proxy" else "nonsense://h")
+    code, _, err = command("listen", "ws://h.invalid/")
+    assert code == 2 and "nonsense://h isn't a valid proxy" in err
+
+
+def test_a_signal_that_is_ignored_stays_so(scripted, command):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert command("listen", scripted('{"data": "on"}'), "--origin", "null")[0] == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # What comes is printed before it counts.
 
 
@@ -281,7 +300,7 @@ def test_what_a_full_disk_has_not_taken_is_not_lost(
     node = server.application.root["a"]
     process = subprocess.Popen(
         ["sh", "-c", 'ulimit -f 1; exec "$@" > "$OUT"', "sh", STARGATE, "listen", url],
-        env={**os.environ, "OUT": str(path)},
+        env={**unmeasured(), "OUT": str(path)},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -121,11 +121,17 @@ class EventletWorker(Worker):
     def run(self) -> None:
         """Serve until gunicorn says stop."""
         self._check_backplane()
+        from pyramid.exceptions import ConfigurationError
+
         from stargate.server import Server
 
         listening = [each.sock for each in self.sockets]
         self._places = {str(sock.fileno()) for sock in listening}
-        self._server = Server(self._serve, self._settings(), listening)
+        settings = self._settings()
+        try:
+            self._server = Server(self._serve, settings, listening)
+        except ConfigurationError as error:  # A certificate that makes no sense.
+            self._refuse(error)
         self._tick()
         if self.alive:
             self._server.serve()

@@ -32,9 +32,9 @@ def cause(error: BaseException, url: str, seconds: float) -> str:
     host = urlsplit(url).hostname
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"the certificate of {host} is not to be trusted ({error.verify_message}): SSL_CERT_FILE "
-            "of the environment may name the authority that signed it, and the host in the URL "
-            "must be one that it is for"
+            f"the certificate of {host} is not to be trusted ({error.verify_message}): "
+            "SSL_CERT_FILE of the environment may name the authority that signed it, and the host "
+            "in the URL must be one that it is for"
         )
     if isinstance(error, socket.gaierror | UnicodeError):
         return f"nobody knows the host {host!r} of the URL"

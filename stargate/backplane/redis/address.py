@@ -216,7 +216,7 @@ def _check(given: Iterable[str], *, tls: bool) -> None:
         elif near[0] in known:
             why = f"is no option of it: did you mean {near[0]}?"
         else:
-            why = f"is no option of it: {near[0]} is one where it begins with rediss://"
+            why = f"is wrong there: {near[0]} is for a URL that begins with rediss://"
         raise BadUrl(f"{name} {why}", form=False)
 
 

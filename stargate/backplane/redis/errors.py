@@ -36,8 +36,8 @@ REPLIES = tuple(
         ),
         (
             "^NOPERM|user executing the script can't",
-            "the user of the URL may not do this ({0}): its ACL must be that of \"What Redis's "
-            'user may do" in the documentation',
+            "the user of the URL may not do this ({0}): its ACL must be as under "
+            "'Who may do what' in the documentation",
         ),
         (
             "DB index is out of range|invalid DB index",

@@ -227,7 +227,7 @@ def test_a_server_that_loads_its_data(own_redis, commands):
             loading.append(str(error))
 
     wait_until(has_loaded)
-    assert any("loading" in each for each in loading)
+    assert any("just been started" in each for each in loading)
     assert count_is(server, 2)
 
 

@@ -20,6 +20,7 @@ from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from stargate.addresses import CAPTURED, address_of
+from stargate.answered import answered
 from stargate.application import gate
 from stargate.connection import NORMAL
 from stargate.engine import current_engine, refuse, stopping, take_over
@@ -154,6 +155,7 @@ class WebSocketResponse(Response):
         request.__dict__["environ"] = _detached(environ)
         request.__dict__.pop("__view__", None)  # A cycle: the request would wait for the collector.
         request.context = view.context  # The router has dropped it.
+        answered(request)
         websocket: WebSocket | None = None
         try:
             websocket = WebSocket(

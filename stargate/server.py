@@ -27,7 +27,6 @@ Application = Callable[..., Any]
 #: first good-bye: a handshake is on its way there, and would be cut.
 HAND_OVER = 0.25
 
-
 #: Seconds. With a ``backplane_timeout`` to say good-bye to a Redis it is less than the 10 s after
 #: which Docker kills.
 GRACEFUL_TIMEOUT = 5.0
@@ -265,7 +264,9 @@ def read_settings(settings: dict[str, Any]) -> ServerSettings:
 
 def run(application: Application, settings: ServerSettings) -> None:
     """Serve ``application`` until SIGTERM or SIGINT, then drain, and return."""
-    Server(application, settings).run()
+    from stargate.activation import activated
+
+    Server(application, settings, activated(tls=bool(settings.certfile))).run()
 
 
 class Server:
@@ -286,6 +287,7 @@ class Server:
         self.settings = settings
         tls = _tls_context(settings)
         self._scheme = "http" if tls is None else "https"
+        path = settings.unix_socket if listening is None else ""  # Theirs is not ours to remove.
         if listening is None:
             listening = listening_sockets(
                 settings.listen or (f"{settings.host}:{settings.port}",),
@@ -296,7 +298,6 @@ class Server:
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
-        path = settings.unix_socket
         self._unix_socket = os.stat(path).st_ino if path else None
         self._main: Any = None
         self._signalled = self._stopping = False
@@ -307,10 +308,7 @@ class Server:
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens: ``http://host:port``, or ``unix:`` and the path of a UNIX socket.
-
-        With TLS it is ``https://``.
-        """
+        """Where it listens: ``http[s]://host:port``, or ``unix:`` and the path of a socket."""
         from stargate.listening import describe
 
         return [describe(sock.getsockname(), self._scheme) for sock in self._listening]

@@ -120,8 +120,11 @@ class WebSocketResponse(Response):
     """A 101 that takes the connection out of WSGI when the server calls it."""
 
     def __init__(self, view: WebSocketView, accepted: Accepted) -> None:
-        super().__init__(status="101 Switching Protocols", headerlist=[])
         request = view.request
+        said = request.__dict__.get("response")  # By the view's __init__, or before it.
+        headers = said.headerlist if said is not None else ()
+        own = [(name, value) for name, value in headers if not name.lower().startswith("content-")]
+        super().__init__(status="101 Switching Protocols", headerlist=own)
         self._stargate = (view, accepted)
         with suppress(Exception):  # Whoever needs it will hear of it then.
             setattr(request, CAPTURED, (view.context, address_of(view.context)))

@@ -35,6 +35,8 @@ class Changes(WebSocketView):
     def __init__(self, request):
         super().__init__(request)
         request.session["early"] = "yes"
+        request.response.set_cookie("first", "x")
+        request.response.headers["X-Early"] = "x"
         request.add_response_callback(lambda request, response: response.set_cookie("early", "y"))
 
 

@@ -55,8 +55,10 @@ def test_each_line_that_comes_too_late_is_named_once(tmp_path, start, view):
     with start(tmp_path) as server:
         for _ in range(2):
             with connect(server.websocket_url(f"/@@{view}")) as peer:
-                cookies = peer.response.headers.get_all("Set-Cookie")
-                assert [each.partition("=")[0] for each in cookies] == ["session", "early"]
+                headers = peer.response.headers
+                cookies = [each.partition("=")[0] for each in headers.get_all("Set-Cookie")]
+                assert sorted(cookies) == ["early", "first", "session"]
+                assert headers["X-Early"] == "x" and "Content-Type" not in headers
                 for _ in range(2):
                     peer.send("x")
                     assert peer.recv(timeout=DEADLINE) == "('yes', True, 3) [1] [2] [3]"

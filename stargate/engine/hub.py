@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -20,6 +21,7 @@ from typing import Any
 from zope.interface import implementer
 
 from stargate.engine.containment import contained
+from stargate.engine.forked import ask_for_forks, engines, let_go
 from stargate.engine.quiet import eventlet
 from stargate.interfaces import IEngine
 from stargate.peerlog import peerlog
@@ -97,6 +99,7 @@ class Engine:
         self.shared: dict[type, Any] = {}
         self.closed = False
         self._enders: list[Callable[[], object]] = []
+        self._forked: list[weakref.WeakMethod[Callable[[], object]]] = []
         self._idle: list[Any] = []
         #: What waits for a greenlet, and whether it can wait for the end of a round of watchers.
         self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -119,6 +122,8 @@ class Engine:
         )
         # eventlet remembers the greenlet that asked, and would keep it alive.
         self._listener.greenlet = self._hub.greenlet
+        engines.add(self)
+        ask_for_forks()
 
     def when_ending(self, function: Callable[[], object]) -> None:
         """Have ``function`` called when what is served on this engine comes to its end."""
@@ -139,6 +144,7 @@ class Engine:
         To be called where the thread began, not in a greenlet of the hub.
         """
         self.closed = True
+        engines.discard(self)
         self._hub.remove(self._listener)
         self._epoll.close()
         os.close(self._wake_end)
@@ -151,6 +157,27 @@ class Engine:
             self._end_idle()
             # Left suspended, it would keep alive all that its greenlets know.
             self._hub.abort(wait=True)
+
+    def when_forked(self, function: Callable[[], object]) -> None:
+        """Have a method called in each child that is forked off, which is to serve nothing.
+
+        What it returns is kept for good: greenlets of the parent's may be in it.
+        """
+        self._forked.append(weakref.WeakMethod(function))
+
+    def abandon(self) -> object:
+        """In a child: leave to the parent what is served. What this returns is to be kept."""
+        self.closed = True
+        ours = self._epoll.fileno(), self._wake_end, self._waker
+        let_go([*ours, *self._watchers, *(each.disown() for each in self.connections)])
+        found = [each() for each in self._forked]
+        kept = [each() for each in found if each is not None]
+        for some in (self._work, self._watchers, self._calls, self._interrupts):
+            kept.append(some.copy())
+            some.clear()
+        self._hub, self._room = hubs.get_hub(), threading.Condition()
+        self.lend = _lend_nobody  # type: ignore[method-assign, assignment]
+        return kept
 
     def _end_idle(self) -> None:
         for worker in self._idle:
@@ -280,7 +307,7 @@ class Engine:
                 function, args = work.popleft()
                 function(*args)
                 del function, args  # Or a view and its request would live on while this waits.
-            if len(self._idle) >= IDLE_GREENLETS:
+            if self.closed or len(self._idle) >= IDLE_GREENLETS:
                 return
             self._idle.append(me)
             hub.switch()
@@ -405,3 +432,7 @@ def _log_of_application(text: str, error: BaseException) -> None:
         log.error(text, exc_info=error)
     except BaseException:  # Of a handler of the log. It would come back here, again and again.
         traceback.print_exc()
+
+
+def _lend_nobody(_function: Callable[..., object], *_args: Any) -> None:
+    """What becomes of work in a child."""

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,8 @@ greenlets = eventlet.support.greenlets
 Semaphore = eventlet.semaphore.Semaphore
 
 socket = patcher.original("socket")
+#: Of the operating system, as the engine's own are.
+threads = patcher.original("threading")
 
 #: What a server, or gunicorn, has a handler for.
 SIGNALS = (
@@ -79,9 +81,28 @@ def _begin_anew() -> None:
         _leave_signals()
     for engine in list(engines):
         engines.discard(engine)
-        _parents.append((engine, engine.abandon()))
+        _parents.append((engine, _abandon(engine)))
     _forget_threads()
     _forget_tpool()
+
+
+def _abandon(engine: Any) -> object:
+    """Leave to the parent what ``engine`` serves. What this returns is to be kept."""
+    engine.closed = True
+    ours = engine._epoll.fileno(), engine._wake_end, engine._waker
+    let_go([*ours, *engine._watchers, *(each.disown() for each in engine.connections)])
+    found = [each() for each in engine._forked]
+    kept = [each() for each in found if each is not None]
+    for some in (engine._work, engine._watchers, engine._calls, engine._interrupts):
+        kept.append(some.copy())
+        some.clear()
+    engine._hub, engine._room = hubs.get_hub(), threads.Condition()
+    engine.lend = _lend_nobody
+    return kept
+
+
+def _lend_nobody(_function: Callable[..., object], *_args: Any) -> None:
+    """What becomes of work in a child."""
 
 
 # The end of the child.

@@ -21,7 +21,7 @@ from typing import Any
 from zope.interface import implementer
 
 from stargate.engine.containment import contained
-from stargate.engine.forked import ask_for_forks, engines, let_go
+from stargate.engine.forked import ask_for_forks, engines
 from stargate.engine.quiet import eventlet
 from stargate.interfaces import IEngine
 from stargate.peerlog import peerlog
@@ -164,20 +164,6 @@ class Engine:
         What it returns is kept for good: greenlets of the parent's may be in it.
         """
         self._forked.append(weakref.WeakMethod(function))
-
-    def abandon(self) -> object:
-        """In a child: leave to the parent what is served. What this returns is to be kept."""
-        self.closed = True
-        ours = self._epoll.fileno(), self._wake_end, self._waker
-        let_go([*ours, *self._watchers, *(each.disown() for each in self.connections)])
-        found = [each() for each in self._forked]
-        kept = [each() for each in found if each is not None]
-        for some in (self._work, self._watchers, self._calls, self._interrupts):
-            kept.append(some.copy())
-            some.clear()
-        self._hub, self._room = hubs.get_hub(), threading.Condition()
-        self.lend = _lend_nobody  # type: ignore[method-assign, assignment]
-        return kept
 
     def _end_idle(self) -> None:
         for worker in self._idle:
@@ -432,7 +418,3 @@ def _log_of_application(text: str, error: BaseException) -> None:
         log.error(text, exc_info=error)
     except BaseException:  # Of a handler of the log. It would come back here, again and again.
         traceback.print_exc()
-
-
-def _lend_nobody(_function: Callable[..., object], *_args: Any) -> None:
-    """What becomes of work in a child."""

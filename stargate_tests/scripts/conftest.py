@@ -37,7 +37,7 @@ def shell():
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=DEADLINE,
-            env={**base, **environ},
+            env={**base, "PYTHONUNBUFFERED": "", **environ},
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 

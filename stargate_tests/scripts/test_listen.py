@@ -319,7 +319,9 @@ def test_what_a_full_disk_has_not_taken_is_not_lost(
     assert [rest.line()[0] for _ in sent[len(printed) :]] == sent[len(printed) :]
 
 
-def test_a_terminal_that_is_gone_is_an_error_of_the_output(server):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_terminal_that_is_gone_is_an_error_of_the_output(server, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         [STARGATE, "listen", server.websocket_url("/a")],
@@ -337,7 +339,9 @@ def test_a_terminal_that_is_gone_is_an_error_of_the_output(server):
     assert (process.returncode, told) == (4, "stargate: standard output: Input/output error\n")
 
 
-def test_where_the_errors_go_to_that_terminal_as_well_the_status_says_it(server):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_where_the_errors_go_there_as_well_the_status_says_it(server, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         [STARGATE, "listen", server.websocket_url("/a")],

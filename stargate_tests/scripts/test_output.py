@@ -67,7 +67,9 @@ def test_with_neither_the_status_says_it(shell, words):
     assert shell('"$@" > /dev/full 2> /dev/full', *words) == (4, "", "")
 
 
-def test_a_reader_that_has_gone_ends_it_quietly_with_141(words):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_ends_it_quietly_with_141(words, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     process = subprocess.Popen(
         [STARGATE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -64,13 +64,12 @@ def left_behind(main: int, waits: Any) -> Iterator[str]:
         yield f"thread {thread.name}" + (f" in {_place(frame)}" if frame is not None else "")
     for pid in _children():
         yield f"child process {pid}"
-    if main in frames:
-        inner = outer = frames[main]
-        while outer.f_back is not None:
-            outer = outer.f_back
-        yield f"the main thread in {_place(outer)}" + (
-            f", at {_place(inner)}" if inner is not outer else ""
-        )
+    inner = outer = frames[main]
+    while outer.f_back is not None:
+        outer = outer.f_back
+    yield f"the main thread in {_place(outer)}" + (
+        f", at {_place(inner)}" if inner is not outer else ""
+    )
 
 
 # Whatever measures what is run ends with the process.

@@ -53,6 +53,12 @@ def test_elsewhere_it_ends_the_hub(engine):
         turn(engine)
 
 
+def test_elsewhere_what_a_lent_greenlet_raises_ends_it_too(engine):
+    engine.call_soon(engine.lend, raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        turn(engine)
+
+
 def test_a_callback_of_a_descriptor_that_raises_is_called_no_more(engine, hub, pair, caplog):
     ours, theirs = pair
     fd = ours.fileno()

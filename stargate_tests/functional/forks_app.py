@@ -22,6 +22,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 
 from stargate import WebSocketView, gate
+from stargate.exceptions import ConnectionClosed
 from stargate_tests.functional.tree import Echo, Listen, Node
 
 FORK = multiprocessing.get_context("fork")
@@ -201,7 +202,10 @@ class Forking(WebSocketView):
         way, _, folder = message.partition(" ")
         if folder:
             WAYS[way](folder)
-        websocket.send(str(os.getpid()))
+        else:
+            print("heard", message, file=sys.stderr, flush=True)
+        with contextlib.suppress(ConnectionClosed):
+            websocket.send(str(os.getpid()))
 
     def on_close(self, websocket):
         print("closed in", os.getpid(), file=sys.stderr, flush=True)
@@ -213,7 +217,10 @@ class ForkingHandler(WebSocketView):
             way, _, folder = message.partition(" ")
             if folder:
                 WAYS[way](folder)
-            websocket.send(str(os.getpid()))
+            else:
+                print("heard", message, file=sys.stderr, flush=True)
+            with contextlib.suppress(ConnectionClosed):
+                websocket.send(str(os.getpid()))
 
 
 def main(global_config, **settings):

@@ -167,6 +167,7 @@ def test_a_child_of_a_message(tmp_path, redis, start, style, way):
                 assert answers == {get(server, "/@@page").split()[1].encode()}
 
             whole_life(server, tmp_path, begin, way)
+        assert server.log.count("heard and") == 1
         assert server.log.count("closed in") == (style == "forking")
 
 

@@ -86,8 +86,8 @@ def _broken(path: str, error: configparser.Error) -> ValueError:
     if isinstance(error, configparser.InterpolationError):
         return ValueError(PERCENT.format(path, error.option, error.section))
     where, name = getattr(error, "lineno", None), getattr(error, "option", None)
-    if isinstance(error, configparser.ParsingError) and error.errors:
-        where = error.errors[0][0]  # Of those, its own lineno is that of later Pythons.
+    several = getattr(error, "errors", ())  # Of lines that can't be read.
+    where = several[0][0] if several else where
     line = f", line {where}" if where else ""
     if name is not None:
         return ValueError(f"{path}{line}: {name} stands there for the second time")

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
@@ -120,7 +121,7 @@ def _bind(sock: Any, address: Any, name: str) -> None:
 def _reason(error: OSError, address: Any) -> str:
     """The cause, and what would be right."""
     if isinstance(address, str):
-        if error.errno == errno.EADDRINUSE and not _is_socket(address):
+        if error.errno == errno.EADDRINUSE and not Path(address).is_socket():
             return "something that is no socket has this name; unix_socket must be a new one"
         if error.errno == errno.EACCES:
             return "Permission denied: the user of this process must be able to write its folder"
@@ -138,13 +139,6 @@ def _reason(error: OSError, address: Any) -> str:
     }
     # One of Python's own has no number.
     return known.get(error.errno or 0) or error.strerror or str(error)
-
-
-def _is_socket(path: str) -> bool:
-    try:
-        return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _unix_socket(path: str, perms: int, backlog: int) -> Any:

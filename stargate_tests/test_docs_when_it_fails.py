@@ -65,7 +65,7 @@ def test_every_line_of_the_page_is_tested():
 
 
 @pytest.mark.parametrize("cause", REDIS)
-def test_a_redis_that_fails(redis_path, capfd):
+def test_a_redis_that_fails(cause, redis_path, capfd):
     with REDIS[cause]() as urls:
         for url in [urls] if isinstance(urls, str) else urls:
             words = ("send", "--timeout", "2", "--namespace", "x", url, "/a", "b")

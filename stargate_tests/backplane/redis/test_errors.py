@@ -36,7 +36,9 @@ def test_an_error_without_words_is_told_by_its_class():
 
 
 def test_a_place_in_the_code_of_openssl_is_not_told():
-    assert reason(ssl.SSLError(1, "[SSL] odd (_ssl.c:12)")) == "[SSL] odd"
+    error = ssl.SSLError(1, "[SSL] odd (_ssl.c:12)")
+    error.reason = None
+    assert reason(error) == "[SSL] odd"
 
 
 @pytest.mark.parametrize("kind", [Connection, SSLConnection, UnixDomainSocketConnection])

@@ -1,7 +1,7 @@
 import pytest
 from pyramid.exceptions import ConfigurationError
 
-from stargate.server import read_settings, table
+from stargate.server_settings import read_settings, table
 
 DEFAULTS = read_settings({})
 

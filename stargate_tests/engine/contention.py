@@ -1,35 +1,25 @@
-"""Greenlets and OS threads that want one thing at once: ``python -m … CASE`` ends if it holds.
+"""Greenlets and OS threads that want one thing at once; for a process that has been patched.
 
 Each case is a function that is called many times, by greenlets in the patched thread and by real
 OS threads beside them; it gives way, or takes its time, while it has what is wanted.
 """
 
-import sys
-
-import stargate
-
-if __name__ == "__main__":
-    import logging.handlers
-
-    #: What a configuration of the log makes before the server is made.
-    early = logging.StreamHandler(open("/dev/null", "w"))  # noqa: SIM115
-    logging.getLogger("early").addHandler(early)
-
-stargate.patch()
-
 import concurrent.futures
 import functools
 import importlib
 import io
-import logging
+import logging.handlers
 import os
 import queue
 import random
 import socket
+import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
+from contextlib import suppress
 
 from eventlet import patcher
 
@@ -76,7 +66,9 @@ class SlowStream(io.StringIO):
 
 
 def case_logging_made_before():
-    logger, early.stream = logging.getLogger("early"), SlowStream()
+    """The program that is run has configured the log before it patches."""
+    logger = logging.getLogger("early")
+    logger.handlers[0].stream = SlowStream()
     logger.propagate = False
     return lambda: logger.warning("said")
 
@@ -194,10 +186,8 @@ def case_event():
         events[mine].append(event)
         while not event.is_set():
             others = events[not mine] or events[mine]
-            try:
+            with suppress(IndexError):
                 others.pop(0).set()
-            except IndexError:
-                pass
             event.wait(0.01)
 
     return call
@@ -397,7 +387,19 @@ def case_mutex():
 
 
 def main(name):
-    call, failed, done = globals()["case_" + name](), [], []
+    """Put one case to the trial: ends the process, with 0 if it holds."""
+    # Where even the hub is stuck, nobody else would end this.
+    real_threading.Timer(DEADLINE + 5, os._exit, [3]).start()
+    try:
+        contend(globals()["case_" + name]())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def contend(call):
+    failed, done = [], []
 
     def work():
         try:
@@ -422,19 +424,3 @@ def main(name):
 
 
 CASES = [name.removeprefix("case_") for name in list(globals()) if name.startswith("case_")]
-
-if __name__ == "__main__":
-    import traceback
-
-    code = 0
-    try:
-        # Where even the hub is stuck, nobody else would end this.
-        real_threading.Timer(DEADLINE + 5, os._exit, [3]).start()
-        main(sys.argv[1])
-        print("holds")
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

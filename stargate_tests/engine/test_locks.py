@@ -1,0 +1,255 @@
+"""What greenlets and OS threads share under the patch, and the lock that all of it is made of.
+
+In processes of their own: this one is not patched.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from stargate_tests.engine import contention
+
+EARLY = """
+import logging
+logging.getLogger("early").addHandler(logging.StreamHandler())
+import stargate
+stargate.patch()
+from stargate_tests.engine import contention
+"""
+
+PATCHED = """
+import stargate
+stargate.patch()
+import threading, time, eventlet
+from eventlet import patcher
+real, clock = patcher.original("threading"), patcher.original("time")
+from stargate.engine.locks import Lock
+lock, log = Lock(), []
+
+def start(function):
+    threading.Thread(target=function, daemon=True).start()
+
+def start_thread(function):
+    thread = real.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+def wait_until(found, end=time.monotonic() + 20):
+    while not found():
+        assert time.monotonic() < end, log
+        time.sleep(0.001)
+
+def hold(name):
+    with lock:
+        log.append(name)
+        time.sleep(0.01)
+"""
+
+
+def run(program):
+    """What a process of its own says."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("case", contention.CASES)
+def test_greenlets_and_threads_share_it(case):
+    run(f"{EARLY}\ncontention.main({case!r})")
+
+
+def test_a_lock_has_what_those_of_the_standard_library_have():
+    said = run(
+        f"""{PATCHED}
+print(type(threading.Lock()).__module__, lock.acquire(), lock.locked(), lock.acquire(False))
+print(lock.acquire(timeout=0), lock.acquire(timeout=0.001), lock.release(), lock.locked())
+for call in (lock.release, lambda: lock.acquire() and lock.acquire(timeout=-2)):
+    try:
+        call()
+    except (RuntimeError, ValueError) as error:
+        print(error)
+"""
+    )
+    assert said.splitlines() == [
+        "stargate.engine.locks True True False",
+        "False False None False",
+        "release unlocked lock",
+        "timeout value must be a non-negative number",
+    ]
+
+
+def test_who_waits_longest_is_next_and_nobody_comes_between():
+    said = run(
+        f"""{PATCHED}
+def again():
+    for _ in range(3):
+        hold("greedy")
+for each in (again, lambda: hold("a"), lambda: hold("b")):
+    start(each)
+wait_until(lambda: len(log) == 5)
+print(*log)
+"""
+    )
+    assert said == "greedy a b greedy greedy"
+
+
+def test_a_greenlet_that_stops_waiting_takes_nothing_with_it():
+    """Killed while it waits, killed when it has just been given the lock, and too late."""
+    said = run(
+        f"""{PATCHED}
+lock.acquire()
+killed = eventlet.spawn(hold, "killed")
+time.sleep(0)
+killed.kill()
+given = eventlet.spawn(hold, "killed too")
+time.sleep(0)
+lock.release()
+given.kill()
+wait_until(lambda: not lock.locked())
+lock.acquire()
+print(lock.acquire(timeout=0.001))
+lock.release()
+print(lock.acquire(timeout=0.001), log)
+"""
+    )
+    assert said == "False\nTrue []"
+
+
+def test_a_greenlet_that_was_given_the_lock_and_went_on_is_not_woken_elsewhere():
+    said = run(
+        f"""{PATCHED}
+def impatient():
+    with eventlet.Timeout(0.001, False):
+        lock.acquire()
+    began = time.monotonic()
+    time.sleep(0.05)
+    log.append(time.monotonic() - began >= 0.05)
+lock.acquire()
+start(impatient)
+clock.sleep(0)
+time.sleep(0)
+clock.sleep(0.01)
+# In one turn of the hub: its time is over, and the lock is there.
+eventlet.hubs.get_hub().schedule_call_global(0, lock.release)
+wait_until(lambda: log)
+print(log, lock.locked())
+"""
+    )
+    assert said == "[True] False"
+
+
+def test_a_thread_waits_with_a_limit():
+    said = run(
+        f"""{PATCHED}
+lock.acquire()
+thread = start_thread(lambda: log.append(lock.acquire(timeout=0.01)))
+wait_until(lambda: log)
+lock.release()
+print(log, lock.acquire(False))
+"""
+    )
+    assert said == "[False] True"
+
+
+def test_the_hub_itself_waits_for_a_thread_and_for_no_greenlet():
+    said = run(
+        f"""{PATCHED}
+def in_hub():
+    with lock:
+        log.append("hub")
+def in_thread():
+    with lock:
+        log.append("thread")
+        clock.sleep(0.05)
+thread = start_thread(in_thread)
+wait_until(lambda: log)
+eventlet.hubs.get_hub().schedule_call_global(0, in_hub)
+wait_until(lambda: len(log) == 2)
+lock.acquire()
+def ask_too_much():
+    try:
+        lock.acquire()
+    except AssertionError as error:
+        log.append(str(error))
+eventlet.hubs.get_hub().schedule_call_global(0, ask_too_much)
+wait_until(lambda: len(log) == 3)
+print(*log, sep=", ")
+"""
+    )
+    assert said == "thread, hub, Cannot switch to MAINLOOP from MAINLOOP"
+
+
+def test_a_thread_that_has_slept_waits_as_greenlets_do():
+    """It has a hub of its own by then, and may have greenlets on it."""
+    said = run(
+        f"""{PATCHED}
+def in_thread():
+    start(lambda: (time.sleep(0.01), log.append("its greenlet")))
+    time.sleep(0)
+    with lock:
+        log.append("thread")
+lock.acquire()
+thread = start_thread(in_thread)
+wait_until(lambda: log)
+lock.release()
+wait_until(lambda: len(log) == 2)
+print(*log, sep=", ")
+"""
+    )
+    assert said == "its greenlet, thread"
+
+
+def test_a_child_has_locks_and_a_way_to_wake_its_hub_of_its_own():
+    said = run(
+        f"""{PATCHED}
+import os
+def contend(name):
+    thread = start_thread(lambda: (lock.acquire(), log.append("thread"), lock.release()))
+    lock.acquire(timeout=0.001)
+    lock.acquire(timeout=0.001)
+    started = start_thread(lambda: (clock.sleep(0.01), lock.release()))
+    with lock:
+        log.append(name)
+lock.acquire()
+contend("parent")
+lock.acquire()
+child = os.fork()
+if not child:
+    lock._at_fork_reinit()
+    try:
+        log.clear()
+        lock.acquire()
+        contend("child")
+        assert "child" in log, log
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "parent" in log)
+"""
+    )
+    assert said == "0 True"
+
+
+def test_threads_that_have_ended_leave_no_descriptors():
+    said = run(
+        f"""{PATCHED}
+import gc, os
+def in_thread():
+    time.sleep(0)
+    lock.acquire(timeout=0.001)
+lock.acquire()
+def some():
+    for _ in range(20):
+        start_thread(in_thread).join()
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+first = some()
+print(first, some())
+"""
+    )
+    before, after = map(int, said.split())
+    assert after <= before, os.linesep.join(said)

@@ -1,4 +1,4 @@
-"""Work that blocks, for code that must not: run in an OS thread and waited for in greenlet style."""
+"""Work that blocks, for code that must not: it runs in an OS thread, and a greenlet waits."""
 
 from __future__ import annotations
 

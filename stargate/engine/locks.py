@@ -37,7 +37,7 @@ class Lock:
         self._waiting: list[_Waiting] = []
 
     def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
-        """Lock it; returns whether that was possible, within ``timeout`` seconds if not negative."""
+        """Lock it; returns whether it has been, within ``timeout`` seconds where that is given."""
         if self._real.acquire(False):
             self._owner = thread.get_ident()
             return True

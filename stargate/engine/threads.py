@@ -10,6 +10,7 @@ from stargate.engine.quiet import eventlet
 if TYPE_CHECKING:
     from stargate.engine.hub import Engine
 
+hubs = eventlet.hubs
 queue = eventlet.patcher.original("queue")
 threading = eventlet.patcher.original("threading")
 
@@ -63,6 +64,9 @@ def _work(calls: Any) -> None:
     while (call := calls.get()) is not None:
         call.run()
         call = None  # Or what it holds would live until the next one comes.
+    hub = getattr(hubs._threadlocal, "hub", None)
+    if hub is not None and hub.running:
+        hub.abort(wait=True)  # Something has slept in here; its descriptor would stay open.
 
 
 class _Call:

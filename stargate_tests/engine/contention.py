@@ -281,12 +281,11 @@ def case_imports():
         with open(f"{folder}/slow_{number}.py", "w") as out:
             out.write("import time; time.sleep(0.0001); done = True")
     importlib.invalidate_caches()
-    turns = {}
+    mine = threading.local()
 
     def call():
-        me = threading.get_ident()
-        number = turns[me] = turns.get(me, -1) + 1
-        importlib.import_module(f"slow_{number}")
+        mine.number = getattr(mine, "number", -1) + 1
+        importlib.import_module(f"slow_{mine.number}")
 
     return call
 

@@ -1,6 +1,7 @@
 """OS threads beside greenlets under both servers, as docs/howto/threads.rst has them."""
 
-from concurrent.futures import ThreadPoolExecutor
+import socket
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -19,7 +20,9 @@ VIEWS, EACH, BESIDE = 20, 60, 200
 
 @contextmanager
 def with_pserve(tmp_path):
-    program = pserve(tmp_path, module="threads_app", server="listen = 127.0.0.1:0")
+    program = pserve(
+        tmp_path, module="threads_app", server="listen = 127.0.0.1:0\ngraceful_timeout = 1"
+    )
     with program, ThreadPoolExecutor(1) as reader:
         # Its log has to be read, or whoever writes to it is held up.
         end = reader.submit(program.expect, "that is all")
@@ -33,7 +36,7 @@ def with_pserve(tmp_path):
 def with_gunicorn(tmp_path):
     ini = INI.format(name="eventlet", module="threads_app", app="", server="port = 1")
     (tmp_path / "test.ini").write_text(ini)
-    with Gunicorn(tmp_path, "--paste", "test.ini") as gunicorn:
+    with Gunicorn(tmp_path, "--paste", "test.ini", "--graceful-timeout", 2) as gunicorn:
         gunicorn.workers(1)
         yield gunicorn
         assert gunicorn.stop() == 0
@@ -86,8 +89,19 @@ def test_two_views_run_asyncio_at_once(served):
 
 def test_two_views_cannot_run_asyncio_at_once_in_greenlets(served):
     """What the page says of it; where this fails, the page has to be changed."""
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         both = [pool.submit(get, served, "/x/@@fetch_in_a_greenlet") for _ in range(2)]
-        found = [each.exception(DEADLINE) for each in both if each.exception(DEADLINE)]
-        [error] = found[:1]
-        assert isinstance(error, HTTPError) and error.code == 500
+        failed = next(as_completed(both, DEADLINE))
+        assert isinstance(failed.exception(), HTTPError) and failed.exception().code == 500
+        # The other one waits for as many as there would have been.
+        pool.submit(get, served, "/x/@@meet")
+        get(served, "/x/@@meet")
+        [other] = [each for each in both if each is not failed]
+        assert other.result(DEADLINE) == "met met"
+
+
+def test_a_thread_that_does_not_end_keeps_no_server_from_ending(served):
+    """Within its ``graceful_timeout``; the fixture stops it, and waits for less than that takes."""
+    with socket.create_connection(served.url.removeprefix("http://").split(":")) as browser:
+        browser.sendall(b"GET /x/@@stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert get(served, "/x/@@wait_for_stuck") == "stuck"

@@ -100,8 +100,27 @@ def say(job, request):
     return Response("said")
 
 
+_is_stuck = threading.Event()
+
+
+def _stick():
+    _is_stuck.set()
+    block(600)
+
+
+def stuck(job, request):
+    stargate.run_in_thread(_stick)
+
+
+def wait_for_stuck(job, request):
+    assert _is_stuck.wait(30)
+    return Response("stuck")
+
+
 def configure(config):
-    for view in (measure, start, follow, fetch, fetch_in_a_greenlet, meet, say):
+    for view in (measure, start, follow, fetch, fetch_in_a_greenlet):
+        config.add_view(view, context=Node, name=view.__name__)
+    for view in (meet, say, stuck, wait_for_stuck):
         config.add_view(view, context=Node, name=view.__name__)
 
 

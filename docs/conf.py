@@ -26,7 +26,7 @@ autodoc_mock_imports = ["gunicorn", "pytest"]
 # with no dots are in annotations, imported for the type checker alone.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!stargate\.)[a-z_]\w*(\.\w+)+"),
-    ("py:class", r"Connection|Registry|Request|Response|Sent"),
+    ("py:class", r"Connection|Registry|Request|Response|Sent|stargate\.threads\.R"),
 ]
 
 html_theme = "furo"

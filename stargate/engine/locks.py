@@ -19,6 +19,7 @@ getcurrent = eventlet.support.greenlets.getcurrent
 
 os = eventlet.patcher.original("os")
 thread = eventlet.patcher.original("_thread")
+get_ident = thread.get_ident
 
 
 class Lock:
@@ -39,7 +40,7 @@ class Lock:
     def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
         """Lock it; returns whether it has been, within ``timeout`` seconds where that is given."""
         if self._real.acquire(False):
-            self._owner = thread.get_ident()
+            self._owner = get_ident()
             return True
         return blocking and self._wait(-1 if timeout is None else timeout)
 
@@ -50,7 +51,7 @@ class Lock:
         # Before the next look: whoever releases it looks in here behind that.
         self._waiting.append(me)
         if self._real.acquire(False):
-            self._owner = thread.get_ident()
+            self._owner = get_ident()
             self._leave(me)
             return True
         try:
@@ -65,7 +66,7 @@ class Lock:
         hub = getattr(hubs._threadlocal, "hub", None)
         if hub is None:
             return _InThread()
-        if getcurrent() is hub.greenlet and self._owner != thread.get_ident():
+        if getcurrent() is hub.greenlet and self._owner != get_ident():
             # The hub can give way to nobody. It is not kept long: who has the lock goes on.
             return _InThread()
         return _InGreenlet(hub)
@@ -78,20 +79,25 @@ class Lock:
             return False
         return True
 
-    def release(self) -> None:
+    def release(self, *_error: object) -> None:
         """Unlock it, or give it to whoever has waited longest; ``RuntimeError`` if not locked."""
-        while True:
-            if self._waiting:
-                try:
-                    following = self._waiting.pop(0)
-                except IndexError:
-                    continue
-                self._owner = following.thread
-                following.wake()
-                return
+        waiting = self._waiting
+        while not (waiting and self._give()):
             self._real.release()
-            if not self._waiting or not self._real.acquire(False):
+            if not waiting or not self._real.acquire(False):
                 return
+
+    def _give(self) -> bool:
+        """Make it that of whoever has waited longest; returns whether somebody still did."""
+        try:
+            following = self._waiting.pop(0)
+        except IndexError:
+            return False
+        self._owner = following.thread
+        following.wake()
+        return True
+
+    __enter__, __exit__ = acquire, release
 
     def locked(self) -> bool:
         """Whether somebody has it."""
@@ -101,17 +107,12 @@ class Lock:
         self._real._at_fork_reinit()
         self._waiting.clear()
 
-    __enter__ = acquire
-
-    def __exit__(self, *_error: object) -> None:
-        self.release()
-
 
 class _InThread:
     """Waits in an OS thread that has nothing else to do."""
 
     def __init__(self) -> None:
-        self.thread = thread.get_ident()
+        self.thread = get_ident()
         self._woken = thread.allocate_lock()
         self._woken.acquire()
         self.wake: Callable[[], object] = self._woken.release
@@ -124,7 +125,7 @@ class _InGreenlet:
     """Waits in a greenlet, while the others of its OS thread go on."""
 
     def __init__(self, hub: Any) -> None:
-        self.thread = thread.get_ident()
+        self.thread = get_ident()
         self._hub, self._bell = hub, _bell_of(hub)
         self._greenlet = getcurrent()
         self._waits = True
@@ -140,7 +141,7 @@ class _InGreenlet:
                 timer.cancel()
 
     def wake(self) -> None:
-        if self.thread == thread.get_ident():
+        if self.thread == get_ident():
             self._hub.schedule_call_global(0, self._go_on)
         else:
             self._bell.ring(self._go_on)

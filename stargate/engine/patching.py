@@ -71,8 +71,9 @@ def _share_locks_with_threads() -> None:
 
     thread.Lock = thread.LockType = Lock
     Queue.__patched__.clear()  # The standard library's are made of locks.
-    if hasattr(functools, "RLock"):  # Until Python 3.11, for functools.cached_property.
-        functools.RLock = threading._PyRLock  # type: ignore[attr-defined]
+    # In Python 3.11 a cached_property has one for all objects: a thread that works out the value for
+    # one of them would hold up every greenlet that wants another's.
+    functools.RLock = threading._PyRLock  # type: ignore[attr-defined]
 
 
 def repair_threadlocals() -> None:

@@ -1,14 +1,17 @@
 """What greenlets and OS threads share under the patch, and the lock that all of it is made of.
 
-In processes of their own: this one is not patched.
+Mostly in processes of their own: this one is not patched.
 """
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from stargate.engine import locks
 from stargate_tests.engine import contention
+from stargate_tests.waiting import turn_until, wait_until
 
 EARLY = """
 import logging
@@ -45,6 +48,31 @@ def hold(name):
         log.append(name)
         time.sleep(0.01)
 """
+
+
+class Lock(locks.Lock):
+    """One whose parts a test can replace."""
+
+
+class Waiting:
+    """Stands where a greenlet or a thread would wait."""
+
+    thread = woken = 0
+
+    def wake(self):
+        self.woken += 1
+
+
+class Real:
+    """A real lock with another way to release it."""
+
+    def __init__(self, real, release):
+        self.acquire, self.locked, self.release = real.acquire, real.locked, release
+
+
+@pytest.fixture
+def lock():
+    return Lock()
 
 
 def run(program):
@@ -231,6 +259,111 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "parent" in log)
 """
     )
     assert said == "0 True"
+
+
+def test_a_greenlet_that_waits_for_a_cached_property_holds_nobody_up():
+    said = run(
+        f"""{PATCHED}
+import functools
+class Thing:
+    @functools.cached_property
+    def value(self):
+        log.append("begins")
+        if real.current_thread() is not real.main_thread():
+            clock.sleep(0.2)
+        return 1
+turns = []
+start_thread(lambda: Thing().value)
+wait_until(lambda: log)
+start(lambda: turns.append(Thing().value))
+end = time.monotonic() + 0.1
+while time.monotonic() < end:
+    time.sleep(0.001)
+    turns.append(0)
+print(len(turns) > 10, turns[0])
+"""
+    )
+    assert said == "True 0" if sys.version_info < (3, 12) else "True 1"
+
+
+# What takes two threads at the same line: here it is brought about.
+
+
+def test_a_lock_that_is_released_while_somebody_begins_to_wait_is_taken(lock):
+    lock.acquire()
+    lock._new_waiting = lambda: (lock.release(), Waiting())[1]
+    assert lock.acquire()
+    assert lock.locked() and not lock._waiting
+
+
+def test_who_begins_to_wait_while_it_is_released_is_given_it(lock):
+    lock.acquire()
+    waiting, free = Waiting(), lock._real.release
+    lock._real = Real(lock._real, lambda: (free(), lock._waiting.append(waiting)))
+    lock.release()
+    assert (waiting.woken, lock.locked()) == (1, True)
+
+
+def test_a_lock_is_free_when_whoever_waited_has_just_left(lock):
+    class Leaving(list):
+        def pop(self, _index):
+            self.clear()
+            raise IndexError
+
+    lock.acquire()
+    lock._waiting = Leaving([Waiting()])
+    lock.release()
+    assert not lock.locked()
+
+
+def test_one_thread_waits_for_another(lock):
+    log = []
+
+    def hold():
+        with lock:
+            log.append("thread")
+
+    lock.acquire()
+    threads = [threading.Thread(target=hold) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(lock._waiting) == 2)
+    log.append("here")
+    lock.release()
+    for thread in threads:
+        thread.join(30)
+    assert log == ["here", "thread", "thread"] and not lock.locked()
+
+
+def test_the_hub_waits_for_a_thread(lock, engine):
+    log = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            begun.set()
+            go_on.wait(30)
+            log.append("thread")
+
+    def on_hub():
+        go_on.set()
+        with lock:
+            log.append("hub")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert begun.wait(30)
+    engine.call_soon(on_hub)
+    turn_until(engine, lambda: len(log) == 2)
+    thread.join(30)
+    assert log == ["thread", "hub"]
+
+
+def test_a_lock_is_new_after_a_fork(lock):
+    lock.acquire()
+    lock._waiting.append(Waiting())
+    lock._at_fork_reinit()
+    assert not lock.locked() and not lock._waiting
 
 
 def test_a_thread_that_only_waits_for_locks_needs_no_descriptors():

@@ -134,11 +134,6 @@ def test_an_idle_websocket_keeps_nothing_of_a_big_message(live_server, traced, s
         assert held() - before < HELD * CROWD
 
 
-def echo(peer, payload):
-    peer.sendall(fragments(payload))
-    assert raw.read_frame(peer) == (Opcode.TEXT, payload)
-
-
 class Answering(Counted):
     """Sends each message to all listeners, and forgets it."""
 
@@ -149,21 +144,39 @@ class Answering(Counted):
             del message
 
 
+def echo(peer, shape, payload):
+    """Have ``payload`` come back, compressed where it was."""
+    peer.sendall(SHAPES[shape](payload))
+    opcode, found = raw.read_frame(peer)
+    assert opcode is Opcode.TEXT
+    if shape == "compressed":
+        found = zlib.decompressobj(wbits=-15).decompress(found + b"\0\0\xff\xff")
+    assert found == payload
+
+
+@pytest.mark.parametrize("shape", ["text", "compressed"])
 @pytest.mark.parametrize("view", ["echo", "answering"])
-def test_an_idle_websocket_keeps_nothing_of_a_big_message_it_was_sent(live_server, traced, view):
+def test_nor_of_a_big_message_that_it_was_sent(live_server, traced, view, shape):
     server = live_server(
         make_app(
-            lambda config: config.add_websocket_view(Answering, context=Node, name="answering")
+            lambda config: config.add_websocket_view(Answering, context=Node, name="answering"),
+            **{"stargate.compression": "deflate" if shape == "compressed" else "off"},
         )
     )
     with ExitStack() as stack:
         peers = [
-            stack.enter_context(raw.connect(server.url, f"/{number}/@@{view}"))
+            stack.enter_context(
+                raw.connect(
+                    server.url,
+                    f"/{number}/@@{view}",
+                    "Sec-WebSocket-Extensions: permessage-deflate",
+                )
+            )
             for number in range(CROWD)
         ]
         for peer in peers:
-            echo(peer, b"small")
+            echo(peer, shape, b"small" * 100)
         before = held()
         for peer in peers:
-            echo(peer, b"0123456789" * (MEGABYTE // 10))
+            echo(peer, shape, b"0123456789" * (MEGABYTE // 10))
         assert held() - before < HELD * CROWD

@@ -12,8 +12,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyramid.interfaces import IRendererFactory
-from pyramid.renderers import JSON, RendererHelper
 from pyramid.threadlocal import manager
 from zope.interface import implementer
 
@@ -29,6 +27,7 @@ from stargate.message import Message
 from stargate.paths import check_address
 from stargate.pubsub import Listeners
 from stargate.recovery import recover
+from stargate.rendering import Writer
 from stargate.settings import Limits, limits
 from stargate.stats import Counters, Stats
 from stargate.websocket import WebSocket
@@ -57,6 +56,7 @@ class Gate:
         self.settings = settings
         self.limits = limits(settings) if settings is not None else Limits()
         self._registry = weakref.ref(registry) if registry is not None else None
+        self._writer = Writer()
         #: What has happened so far; :meth:`stats` is for reading it.
         self.counters = Counters()
         #: Who may open a WebSocket.
@@ -104,7 +104,8 @@ class Gate:
         """Send ``value`` as text, written once by the application's JSON renderer.
 
         Adapters of the renderer are called with ``request=None``: one message has many readers.
-        All else is as in :meth:`send`.
+        NaN and the infinities, which are no JSON and which no browser reads, are a ``ValueError``
+        before anything is sent, whatever the renderer. All else is as in :meth:`send`.
         """
         return self._publish(target, Message(self.to_json(value), json=True), exclude, key)
 
@@ -230,12 +231,12 @@ class Gate:
             raise
 
     def to_json(self, value: Any) -> str:
-        """``value`` as the application's JSON renderer writes it, with no request."""
+        """``value`` as the application's JSON renderer writes it, with no request.
+
+        A ``ValueError`` for NaN and the infinities, which are no JSON and which no browser reads.
+        """
         registry = self._registry() if self._registry is not None else None
-        factory = registry and registry.queryUtility(IRendererFactory, name="json") or JSON()
-        render = factory(RendererHelper(name="json", registry=registry))
-        text = render(value, {"request": None})
-        return text.decode() if isinstance(text, bytes) else text
+        return self._writer.write(registry, value)
 
     def stats(self) -> Stats:
         """What this application's WebSockets have seen in this process, from any thread."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from stargate.exceptions import MessageTooBig
 from stargate.history import History
 from stargate.inifile import read_ini
+from stargate.jsontext import checked
 from stargate.message import BINARY, taken_apart
 from stargate.paths import check_address
 from stargate.settings import APPLICATION, application_values, values
@@ -74,7 +74,7 @@ def connect(
     given = {name: value for name, value in given.items() if value is not None}
     found = _of_url(where, namespace) if "://" in where else _of_ini(where, namespace)
     found |= {name: values(APPLICATION, given, "")[name] for name in given}
-    return Publisher(_in_redis(found), int(found["max_send_size"]), json or _dumps)
+    return Publisher(_in_redis(found), int(found["max_send_size"]), json or dumps)
 
 
 class Publisher:
@@ -147,8 +147,7 @@ class Publisher:
         whether the ``key`` is a repeat: then nothing was sent, and ``processes`` is 0.
         """
         if json:
-            text = self._json(message)
-            kind, payload = JSON, text.encode() if isinstance(text, str) else text
+            kind, payload = JSON, checked(self._json(message)).encode()
         else:
             opcode, payload = taken_apart(message)
             kind = WIRE_BINARY if opcode == BINARY else TEXT
@@ -202,10 +201,6 @@ class Publisher:
         if self._closed:
             raise ValueError("this publisher is closed")
         return self._namespace
-
-
-#: Python's own would write NaN, which is no JSON.
-_dumps = partial(dumps, allow_nan=False)
 
 
 def _of_url(url: str, namespace: str | None) -> dict[str, Any]:

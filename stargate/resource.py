@@ -114,7 +114,8 @@ class WebSocketAwareContext:
         """Send ``value`` as text, written once by the application's JSON renderer.
 
         Its adapters are called with ``request=None``: one message has many readers. An error of
-        the renderer comes before anything is sent. All else is as in :meth:`send`.
+        the renderer comes before anything is sent, and so does the ``ValueError`` for NaN and the
+        infinities, which are no JSON and which no browser reads. All else is as in :meth:`send`.
         """
         return current_gate().send_json(self, value, exclude=exclude, key=key)
 

@@ -242,7 +242,10 @@ class WebSocket(Connection):
         self._send(frame_for(message, self._form))
 
     def send_json(self, value: Any) -> None:
-        """Send ``value`` as text, as the application's JSON renderer writes it."""
+        """Send ``value`` as text, as the application's JSON renderer writes it.
+
+        NaN and the infinities, which are no JSON and which no browser reads, are a ``ValueError``.
+        """
         self._send(frame_for(self._gate.to_json(value), self._form, json=True))
 
     def _send(self, buffer: bytes) -> None:

@@ -149,7 +149,7 @@ def test_a_megabyte_is_the_limit_where_nothing_is_said(publisher):
 
 def test_what_is_no_json_is_an_error_before_anything_is_sent(publisher, keep):
     keep("/jobs/1")
-    for value in (float("nan"), object()):
+    for value in (float("nan"), [float("-inf")], object()):
         with pytest.raises((ValueError, TypeError)):
             publisher.send_json("/jobs/1", value)
     assert publisher.history("/jobs/1") == []
@@ -161,6 +161,21 @@ def test_json_is_written_as_the_caller_says(redis_server, namespace, keep, writt
     with stargate.connect(redis_server.url, namespace, json=lambda value: written) as publisher:
         publisher.send_json("/jobs/1", object())
         assert publisher.history("/jobs/1")[0].message == '"as I say"'
+
+
+@pytest.mark.parametrize("written", ["NaN", b"[Infinity]", b'"\xff"', '"\ud800"'])
+def test_what_the_caller_writes_is_what_a_browser_reads(redis_server, namespace, keep, written):
+    keep("/jobs/1")
+    with stargate.connect(redis_server.url, namespace, json=lambda value: written) as publisher:
+        with pytest.raises(ValueError, match="no JSON|utf-8"):
+            publisher.send_json("/jobs/1", 1)
+        assert publisher.history("/jobs/1") == []
+
+
+def test_a_key_that_is_nan_is_the_text_that_json_makes_of_it(publisher, keep):
+    keep("/jobs/1")
+    publisher.send_json("/jobs/1", {float("nan"): "Infinity"})
+    assert publisher.history("/jobs/1")[0].message == '{"NaN": "Infinity"}'
 
 
 # Where it is sent.

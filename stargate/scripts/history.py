@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from base64 import b64encode
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stargate.exceptions import BackplaneError
-from stargate.scripts.targets import TARGET, Failed, add_target, connected, line, why
+from stargate.jsontext import read
+from stargate.scripts.output import json_line, message_line, put
+from stargate.scripts.targets import TARGET, Failed, add_target, connected, why
 
 if TYPE_CHECKING:
     from stargate.history import Kept
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         except BackplaneError as error:
             raise Failed(f"the history can't be read: {why(error)}") from error
     for kept in found:
-        print(_object(kept) if options.json else line(kept.time, kept.id, kept.message))
+        put(_object(kept) if options.json else message_line(kept.time, kept.id, kept.message))
     if not found.complete:
         raise Failed(f"something that came after {options.since} is gone: it can't be gone on from")
 
@@ -52,10 +54,12 @@ def run(options: argparse.Namespace) -> None:
 def _object(kept: Kept) -> str:
     shown: dict[str, Any] = {"id": kept.id, "time": kept.time}
     if isinstance(kept.message, bytes):
-        shown |= {"data": b64encode(kept.message).decode(), "encoding": "base64"}
-    else:
-        shown["data"] = json.loads(kept.message) if kept.json else kept.message
-    return json.dumps(shown, ensure_ascii=False)
+        return json_line({**shown, "data": b64encode(kept.message).decode(), "encoding": "base64"})
+    if not kept.json:
+        return json_line({**shown, "data": kept.message})
+    with suppress(ValueError, RecursionError):
+        return json_line({**shown, "data": read(kept.message)})
+    return json_line({**shown, "data": kept.message, "encoding": "json"})
 
 
 def _count(text: str) -> int:

@@ -6,8 +6,8 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
-import sys
 import threading
 import time
 from base64 import b64decode
@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from stargate.envelope import SUBPROTOCOL
+from stargate.jsontext import read
 from stargate.origins import origin
 from stargate.parsers import is_token
-from stargate.scripts.targets import Failed, Misused, line
+from stargate.scripts.output import Unwritten, escaped, message_line, put, tell
+from stargate.scripts.targets import Failed, Misused
 
 HELP = "print what is sent to a WebSocket"
 
@@ -48,6 +50,22 @@ OVER = (1000, 1005)
 BUSY = (408, 425, 429)
 
 
+#: An object of ours, for what Python can't take apart, as with a thousand levels.
+_OURS = re.compile(r'\{(?:"id":"([^"\\]*)",)?"data":(.*)\}', re.DOTALL).fullmatch
+
+
+class Refused(Failed):
+    """The server does not want this listener, and another try would not change that."""
+
+    status = 6
+
+
+#: Answers of a server that does not know whom it talks to, and what is said of them; besides these
+#: a page in the place of a WebSocket, or the way to one, is mostly one to log in.
+WHO = (401, 403)
+LOG_IN = " (who you are is told with --header, as in --header 'Cookie: a=b')"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may stand behind ``stargate listen``."""
     parser.add_argument("url", metavar="URL", help="as in ws://localhost:6543/jobs/1, or wss://")
@@ -65,8 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what comes; returns when that is over."""
-    if urlsplit(options.url).scheme not in ("ws", "wss"):
-        raise Misused(f"URL: {options.url!r} must begin with ws:// or wss://")
+    _check(options.url)
     if options.count is not None and options.count < 1:
         raise Misused("--count must be at least 1")
     before = signal.getsignal(signal.SIGINT)
@@ -77,6 +94,18 @@ def run(options: argparse.Namespace) -> None:
             _Listening(options).run()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _check(url: str) -> None:
+    from websockets.exceptions import InvalidURI
+    from websockets.uri import parse_uri
+
+    try:
+        if urlsplit(url).scheme not in ("ws", "wss"):
+            raise Misused(f"URL: {url!r} must begin with ws:// or wss://")
+        parse_uri(url)
+    except (InvalidURI, ValueError) as error:  # As of a port that is no number.
+        raise Misused(f"URL: {error}") from error
 
 
 def _interrupted(number: int, frame: object) -> None:
@@ -111,7 +140,7 @@ class _Listening:
         while True:
             try:
                 return self._listen()
-            except (InvalidURI, InvalidProxy) as error:
+            except InvalidProxy as error:
                 raise Misused(str(error)) from error
             except ConnectionClosed as error:
                 code = error.rcvd.code if error.rcvd is not None else 1006
@@ -119,12 +148,12 @@ class _Listening:
                 if code in OVER:
                     return
                 if code not in AGAIN:
-                    raise Failed(why) from error
-            except (InvalidHandshake, OSError) as error:
-                if isinstance(error, BrokenPipeError):
-                    raise
+                    raise Refused(why) from error
+            except (InvalidHandshake, InvalidURI, OSError) as error:
                 why = f"no connection: {_refusal(error) or error}"
-                if not self._was_open or _is_final(error):
+                if _is_final(error):
+                    raise Refused(why) from error
+                if not self._was_open:
                     raise Failed(why) from error
             self._wait(why)
 
@@ -132,7 +161,7 @@ class _Listening:
         pause = self._pause * random.uniform(0.5, 1.0)
         self._pause = min(MOST, self._pause * 2)
         self._interrupted = True
-        _tell(f"{why}: again in {pause:.1f} s")
+        tell(f"{why}: again in {pause:.1f} s")
         threading.Event().wait(pause)
 
     def _listen(self) -> None:
@@ -152,7 +181,7 @@ class _Listening:
         ) as websocket:
             if self._interrupted:
                 unsure = "" if self._last else ", and something may have been missed"
-                _tell(f"connected again{unsure}")
+                tell(f"connected again{unsure}")
             self._was_open, self._interrupted = True, False
             while True:
                 message = websocket.recv()
@@ -166,22 +195,26 @@ class _Listening:
 
     def _take(self, text: str) -> None:
         """One object of ``stargate.v1``; what it has besides of later versions is passed over."""
-        try:
-            found = dict(json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise Failed(f"what has come is no {SUBPROTOCOL}: {text[:40]!r}") from error
+        found = _taken_apart(text)
+        id = found.get("id")
+        id = id if isinstance(id, str) else None
         if "data" in found:
-            self._last = found.get("id", self._last)
-            self._print(found.get("id"), _message(found))
+            self._print(id, found["data"])
+            self._last = id or self._last  # Not before it is printed: it would be lost.
         elif "recovered" in found:
-            self._last = found.get("id")
             if not found["recovered"]:
-                _tell("something that was sent in the meantime is gone")
+                tell("something that was sent in the meantime is gone")
+            self._last = id
         elif "missed" in found:
-            _tell(f"{found['missed']} message(s) missed: they came faster than they were read")
+            count = escaped(str(found["missed"]))
+            tell(f"{count} message(s) missed: they came faster than they were read")
 
     def _print(self, id: str | None, message: str | bytes) -> None:
-        print(line(time.time(), id, message), flush=True)
+        try:
+            put(message_line(time.time(), id, message))
+        except Unwritten as error:
+            again = f"; ?since={self._last} goes on behind what is printed" if self._last else ""
+            raise Unwritten(f"{error}{again}") from error
         self._printed += 1
 
 
@@ -195,14 +228,32 @@ def with_since(url: str, last: str | None) -> str:
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
         if name != "since"
     ]
-    return urlunsplit(parts._replace(query=urlencode([*query, ("since", last)]), fragment=""))
+    return urlunsplit(
+        parts._replace(query=urlencode([*query, ("since", last)], errors="replace"), fragment="")
+    )
+
+
+def _taken_apart(text: str) -> dict[str, Any]:
+    """An object of ``stargate.v1``, and its ``data`` as it is shown."""
+    try:
+        found = dict(read(text))
+        if "data" in found:
+            found["data"] = _message(found)
+    except (ValueError, TypeError, RecursionError) as error:
+        ours = _OURS(text)
+        if ours is None:
+            raise Failed(f"what has come is no {SUBPROTOCOL}: {text[:40]!r}") from error
+        return {"id": ours[1], "data": ours[2]}
+    return found
 
 
 def _message(found: dict[str, Any]) -> str | bytes:
     value = found["data"]
     if found.get("encoding") == "base64":
         return b64decode(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -229,21 +280,30 @@ def _subprotocol(text: str) -> str:
 
 
 def _said(error: Any) -> str:
-    return f" ({error.rcvd.reason})" if error.rcvd is not None and error.rcvd.reason else ""
+    reason = error.rcvd.reason if error.rcvd is not None else ""
+    return f" ({escaped(reason)})" if reason else ""
 
 
 def _refusal(error: BaseException) -> str:
-    """The answer to a handshake that was none."""
-    response = getattr(error, "response", None)
+    """The answer to a handshake that was none: also that which led to where no WebSocket can be."""
+    response = _response(error)
     if response is None:
         return ""
-    return f"the answer was {response.status_code} {response.reason_phrase}"
+    where = response.headers.get("Location")
+    there = f", to {where}" if where else ""
+    said = f"the answer was {response.status_code} {response.reason_phrase}{there}"
+    return said + LOG_IN if response.status_code < 400 or response.status_code in WHO else said
 
 
 def _is_final(error: BaseException) -> bool:
-    status = getattr(getattr(error, "response", None), "status_code", 500)
-    return 400 <= status < 500 and status not in BUSY
+    from websockets.exceptions import SecurityError
+
+    response = _response(error)
+    if response is None:
+        return isinstance(error, SecurityError)
+    status = int(response.status_code)
+    return status < 500 and status not in BUSY
 
 
-def _tell(text: str) -> None:
-    print(f"stargate: {text}", file=sys.stderr, flush=True)
+def _response(error: BaseException) -> Any:
+    return getattr(error, "response", None) or getattr(error.__context__, "response", None)

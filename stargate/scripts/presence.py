@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 
 from stargate.exceptions import BackplaneError
+from stargate.scripts.output import NONE, put
 from stargate.scripts.targets import TARGET, Failed, add_target, connected, why
+
+#: How a name is shown that would be taken for those with none.
+DASH = r"\x2d"
 
 HELP = "print who listens to a resource"
 
@@ -31,6 +35,6 @@ def run(options: argparse.Namespace) -> None:
         except BackplaneError as error:
             raise Failed(f"presence can't be read: {why(error)}") from error
     for who, count in sorted(here.items(), key=lambda item: str(item[0])):
-        print(count, who)
+        put(f"{count} {who if who != NONE else DASH}")
     if total > sum(here.values()):
-        print(total - sum(here.values()), "-")
+        put(f"{total - sum(here.values())} {NONE}")

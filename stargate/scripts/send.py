@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stargate.exceptions import BackplaneError, StargateError
+from stargate.jsontext import read
+from stargate.scripts.output import Unwritten, put, remark
 from stargate.scripts.targets import TARGET, Failed, Misused, Unheard, add_target, connected
 
 if TYPE_CHECKING:
     from stargate.backplane.redis.publisher import Sent
     from stargate.publisher import Publisher
+
+#: Where a message stands that is in the command line itself.
+MESSAGE = "MESSAGE"
 
 HELP = "send a message to all listeners of a resource"
 
@@ -25,12 +29,18 @@ How many processes listen there is told on standard error.
 {TARGET}"""
 
 
+class Unread(Failed):
+    """Standard input can't be read, or a line of it is not what was promised."""
+
+    status = 5
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may stand behind ``stargate send``."""
     add_target(parser)
     parser.add_argument(
         "message",
-        metavar="MESSAGE",
+        metavar=MESSAGE,
         help="the text; - sends each line of standard input, as soon as it comes",
     )
     parser.add_argument(
@@ -53,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     if streamed and options.key is not None:
         raise Misused("--key is for one message: all lines but the first would be its repeats")
     if not streamed:
-        _read(options.message, options.json, "MESSAGE")
+        _read(options.message, options.json, MESSAGE)
     with connected(options) as publisher:
         sending = _Sending(publisher, options)
         try:
@@ -61,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
                 for number, text in enumerate(_lines(), 1):
                     sending.send(text, f"line {number}")
             else:
-                sending.send(options.message, "MESSAGE")
+                sending.send(options.message, MESSAGE)
         except BackplaneError as error:
             if streamed:
                 raise
@@ -91,14 +101,17 @@ class _Sending:
             sent = self._publisher.publish(
                 options.path, message, json=options.json, key=options.key
             )
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if isinstance(error, StargateError):
                 raise
-            raise Misused(f"{where}: {error}") from error
+            raise _fault(where)(f"{where}: {error}") from error
         self._count, self._last = self._count + 1, sent
         self.unheard += not sent.processes and not sent.repeated
         if sent.id is not None:
-            print(sent.id, flush=True)
+            try:
+                put(sent.id)
+            except Unwritten as error:
+                raise Unwritten(f"{error}; {where} has been sent, as {sent.id}") from error
 
     def tell(self, streamed: bool) -> None:
         """Say on standard error who listens, by the last message; of many, how many there were."""
@@ -110,7 +123,7 @@ class _Sending:
         if streamed and self.unheard and self._last is not None and self._last.processes:
             said.append(f"nobody did for {self.unheard} of them")
         if said:
-            print("; ".join(said), file=sys.stderr)
+            remark("; ".join(said))
 
 
 def _who_listens(sent: Sent) -> str:
@@ -124,25 +137,38 @@ def _who_listens(sent: Sent) -> str:
 
 
 def _lines() -> Iterator[str]:
-    for number, raw in enumerate(sys.stdin.buffer, 1):
+    if sys.stdin is None:
+        raise Unread("standard input is closed")
+    lines, number = iter(sys.stdin.buffer), 0
+    while True:
+        number += 1
+        try:
+            raw = next(lines, None)
+        except OSError as error:
+            raise Unread(f"standard input: {error.strerror}") from error
+        if raw is None:
+            return
         try:
             yield raw.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise Failed(f"line {number} is not UTF-8") from error
+            raise Unread(f"line {number} is not UTF-8") from error
 
 
 def _read(text: str, as_json: bool, where: str) -> Any:
     """``text``, or the value that it is as JSON."""
-    if not as_json:
-        return text
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        text.encode()
+        return read(text) if as_json else text
+    except UnicodeEncodeError as error:
+        raise _fault(where)(f"{where} is not UTF-8") from error
+    except RecursionError as error:
+        raise _fault(where)(f"{where} is JSON that is nested too deeply") from error
     except ValueError as error:
-        raise (Misused if where == "MESSAGE" else Failed)(f"{where} is no JSON: {error}") from error
+        raise _fault(where)(f"{where} is no JSON: {error}") from error
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"it has {name}")
+def _fault(where: str) -> type[Exception]:
+    return Misused if where == MESSAGE else Unread
 
 
 def _explain(error: BackplaneError) -> NoReturn:

@@ -1,14 +1,11 @@
-"""What the commands have in common: the target that they connect to, and how a message is shown."""
+"""What the commands have in common: the target that they connect to, and how they fail."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from stargate.exceptions import BackplaneError
@@ -23,19 +20,15 @@ env:NAME, the environment variable that has one of them. A password in a command
 line can be seen by every user of the machine: keep it in one of the other two.
 """
 
-#: What stands in the place of a message's id where it has none.
-NO_ID = "-"
-
-#: Control characters: they would end the line, or give orders to a terminal.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
 
 class Misused(Exception):
     """The command line makes no sense."""
 
 
 class Failed(Exception):
-    """It could not be done."""
+    """It could not be done; what it is is said, and ``status`` is the exit status."""
+
+    status = 1
 
 
 class Unheard(Exception):
@@ -81,14 +74,3 @@ def connected(options: argparse.Namespace) -> Iterator[Publisher]:
 def why(error: BackplaneError) -> str:
     """What went wrong with a question: nothing was to be sent."""
     return str(error).removeprefix(f"{error.outcome}: ")
-
-
-def line(time: float, id: str | None, message: str | bytes) -> str:
-    """One line for a message: local time, id, and the message itself."""
-    shown = message if isinstance(message, str) else "base64:" + b64encode(message).decode()
-    at = datetime.fromtimestamp(time).astimezone().isoformat(timespec="milliseconds")
-    return f"{at} {id or NO_ID} {_CONTROLS.sub(_escaped, shown)}"
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()

@@ -1,13 +1,47 @@
+import os
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from websockets.sync.server import serve
 
 import stargate
 from stargate.backplane.redis.kinds import commands_to
+from stargate.backplane.redis.presence import Presence
 from stargate.backplane.redis.publisher import Publisher as Namespace
 from stargate.backplane.redis.scripts import keys_of
+from stargate.engine.hub import threading
 from stargate.history import Keep
 from stargate.scripts.main import main
+
+#: Seconds within which a program has to end.
+DEADLINE = 60
+
+STARGATE = Path(sys.executable).with_name("stargate")
+
+
+def unmeasured():
+    """The environment without coverage, which could not write its own files where none may grow."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+
+
+@pytest.fixture
+def shell():
+    """``shell(script, *words)``: status, output and errors; ``"$@"`` is ``stargate`` with words."""
+
+    def run(script, *words, base=os.environ, **environ):
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", STARGATE, *map(str, words)],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=DEADLINE,
+            env={**base, "PYTHONUNBUFFERED": "", **environ},
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    return run
 
 
 @pytest.fixture
@@ -65,3 +99,45 @@ def listeners(redis_server, namespace):
                 assert heard.get_message(timeout=30)["type"] == "subscribe"
 
         yield listen
+
+
+@pytest.fixture
+def here(redis_server, namespace):
+    """``here(*names)``: have a worker with listeners of these names at ``/a``."""
+    commands = commands_to(redis_server.url, 30)
+    presence = Presence(commands, namespace, lambda event: None)
+
+    def listen(*names):
+        for who in names:
+            presence.change("/a", who, 1)
+        presence.catch_up(30)
+
+    yield listen
+    presence.close(30)
+    commands.close()
+
+
+@pytest.fixture
+def scripted():
+    """``scripted(*messages)``: the URL of a server that says these in stargate.v1, and ends.
+
+    ``answer`` answers handshakes, as ``process_request`` of ``serve``; ``reason`` is why it ends.
+    """
+    with ExitStack() as stack:
+
+        def start(*messages, answer=None, code=1000, reason=""):
+            def say(websocket):
+                for message in messages:
+                    websocket.send(message)
+                websocket.close(code, reason)
+
+            server = stack.enter_context(
+                serve(say, "127.0.0.1", 0, subprotocols=["stargate.v1"], process_request=answer)
+            )
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join, DEADLINE)
+            stack.callback(server.shutdown)
+            return "ws://{}:{}/".format(*server.socket.getsockname())
+
+        yield start

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+import stargate
+
 
 @pytest.fixture
 def ids(publisher, keep):
@@ -53,3 +55,38 @@ def test_what_is_gone_is_1(command, target, ids):
 def test_a_limit_that_is_none_is_2(command, target, limit):
     code, _, err = command("history", *target, "/a", "--limit", limit)
     assert code == 2 and f"invalid number of messages value: '{limit}'" in err
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("text", [DEEP, "1e999", "9" * 5000])
+def test_json_that_python_can_not_take_apart_is_there_as_text(
+    command, redis_server, namespace, target, keep, text
+):
+    keep("/a")
+    with stargate.connect(redis_server.url, namespace, json=lambda value: text) as publisher:
+        id = publisher.send_json("/a", None)
+    code, out, err = command("history", *target, "/a", "--json")
+    assert (code, err) == (0, "")
+    got = json.loads(out, parse_constant=pytest.fail)
+    del got["time"]
+    assert got == {"id": id, "data": text, "encoding": "json"}
+    assert command("history", *target, "/a")[1].endswith(f" {id} {text}\n")
+
+
+NASTY = "a\nb\r\x1b[2J\x9b\u2028\u202e\0"
+
+
+def test_nothing_in_a_message_ends_a_line_or_gives_orders(command, target, publisher, keep):
+    keep("/a")
+    publisher.send("/a", NASTY)
+    publisher.send_json("/a", {NASTY: "\ud800"})
+    _, out, _ = command("history", *target, "/a")
+    first, second = (each.split(" ", 2)[2] for each in out.splitlines())
+    assert first == r"a\nb\r\x1b[2J\x9b\u2028\u202e\x00"
+    assert json.loads(second) == {NASTY: "\ud800"}
+    _, out, _ = command("history", *target, "/a", "--json")
+    assert out.isascii() and out.removesuffix("\n").count("\n") == 1
+    found = [json.loads(each)["data"] for each in out.splitlines()]
+    assert found == [NASTY, {NASTY: "\ud800"}]

@@ -4,23 +4,15 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from websockets.sync.server import serve
 
 from stargate import WebSocketView
-from stargate.engine.hub import threading
 from stargate.scripts.listen import with_since
 from stargate_tests.functional.tree import Listen, Node, make_app
+from stargate_tests.scripts.conftest import DEADLINE, STARGATE, unmeasured
 from stargate_tests.waiting import wait_until
-
-#: Seconds within which a program has to end.
-DEADLINE = 60
-
-STARGATE = Path(sys.executable).with_name("stargate")
 
 
 class Kept(Node):
@@ -189,7 +181,7 @@ def test_a_closed_pipe_ends_it_quietly(server, listen):
     joined(server, "/a")
     listener.process.stdout.close()
     server.gate.send("/a", "on")
-    assert listener.process.wait(DEADLINE) == 0
+    assert listener.process.wait(DEADLINE) == 141
     assert listener.process.stderr.read() == ""
 
 
@@ -211,33 +203,15 @@ def test_the_handshake_has_what_was_given(server, command):
     assert code == 0 and out.endswith(" - https://example.com b c two\n")
 
 
-@pytest.fixture
-def scripted():
-    """``scripted(*messages)``: the URL of a server that says these in stargate.v1, and ends."""
-    with ExitStack() as stack:
-
-        def start(*messages):
-            def say(websocket):
-                for message in messages:
-                    websocket.send(message)
-
-            server = stack.enter_context(serve(say, "127.0.0.1", 0, subprotocols=["stargate.v1"]))
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            stack.callback(thread.join, DEADLINE)
-            stack.callback(server.shutdown)
-            return "ws://{}:{}/".format(*server.socket.getsockname())
-
-        yield start
-
-
 def test_who_reads_too_slowly_is_told_what_was_missed(scripted, command):
     code, out, err = command("listen", scripted('{"missed": 3}', '{"of a later version": 1}'))
     assert (code, out) == (0, "")
     assert err == "stargate: 3 message(s) missed: they came faster than they were read\n"
 
 
-@pytest.mark.parametrize("text", ["nothing", "[1]"])
+@pytest.mark.parametrize(
+    "text", ["nothing", "[1]", '{"a": NaN}', '{"encoding": "base64", "data": 1}']
+)
 def test_a_server_that_breaks_its_word_is_1(scripted, command, text):
     code, _, err = command("listen", scripted(text))
     assert (code, err) == (1, f"stargate: what has come is no stargate.v1: {text!r}\n")
@@ -248,14 +222,14 @@ def test_when_all_has_been_said_it_ends(server, command):
     assert (code, err) == (0, "") and out.endswith(" - None None None\n")
 
 
-def test_a_code_that_another_try_does_not_change_is_1(server, command):
+def test_a_code_that_another_try_does_not_change_is_6(server, command):
     code, _, err = command("listen", server.websocket_url("/a/@@said?code=1008"))
-    assert (code, err) == (1, "stargate: the connection has ended with 1008 (as you said)\n")
+    assert (code, err) == (6, "stargate: the connection has ended with 1008 (as you said)\n")
 
 
-def test_a_refusal_is_1(server, command):
+def test_a_refusal_is_6(server, command):
     code, out, err = command("listen", server.websocket_url("/a/@@page"))
-    assert (code, out) == (1, "") and re.match(r"stargate: no connection: the answer was \d+", err)
+    assert (code, out) == (6, "") and re.match(r"stargate: no connection: the answer was \d+", err)
 
 
 def test_a_server_that_is_not_there_at_first_is_1(command):
@@ -268,8 +242,14 @@ def test_a_server_that_is_not_there_at_first_is_1(command):
     [
         (("http://localhost/",), "must begin with ws:// or wss://"),
         (("ws://",), "isn't a valid"),
+        (("ws://localhost:x/",), "URL: Port could not be cast"),
+        (("ws://[/",), "URL: Invalid IPv6 URL"),
+        (("ws://localhost/\udcff",), "URL: 'utf-8' codec can't encode"),
         (("ws://localhost/", "--count", "0"), "--count must be at least 1"),
         (("ws://localhost/", "--header", "nothing"), "is not as in 'Cookie: a=b'"),
+        (("ws://localhost/", "--origin", "*"), "is no origin of one page"),
+        (("ws://localhost/", "--origin", "a b"), "a b"),
+        (("ws://localhost/", "--subprotocol", "a b"), "is no name of one subprotocol"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_2(command, words, why):
@@ -284,7 +264,176 @@ def test_a_command_line_that_makes_no_sense_is_2(command, words, why):
         ("ws://h/a?since=x", None, "ws://h/a?since=x"),
         ("ws://h/a", "i-1-t", "ws://h/a?since=i-1-t"),
         ("ws://h/a?b=1&since=last&c=", "i-1-t", "ws://h/a?b=1&c=&since=i-1-t"),
+        ("ws://h/a", "\ud800\n", "ws://h/a?since=%3F%0A"),
     ],
 )
 def test_the_url_says_where_to_go_on(url, last, found):
     assert with_since(url, last) == found
+
+
+def test_a_proxy_that_makes_no_sense_is_2(command, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "socks_proxy", "no_proxy"):
+        monkeypatch.setenv(name, "" if name == "no_proxy" else "nonsense://h")
+    code, _, err = command("listen", "ws://h.invalid/")
+    assert code == 2 and "nonsense://h isn't a valid proxy" in err
+
+
+def test_a_signal_that_is_ignored_stays_so(scripted, command):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert command("listen", scripted('{"data": "on"}'), "--origin", "null")[0] == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# What comes is printed before it counts.
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_full_disk_has_not_taken_is_not_lost(
+    server, listen, tmp_path, monkeypatch, unbuffered
+):
+    """The disk is a limit of some hundred bytes for a file: the line at its end is torn."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    path, url = tmp_path / "out", server.websocket_url("/a/@@ids")
+    node = server.application.root["a"]
+    process = subprocess.Popen(
+        ["sh", "-c", 'ulimit -f 1; exec "$@" > "$OUT"', "sh", STARGATE, "listen", url],
+        env={**unmeasured(), "OUT": str(path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    joined(server, "/a")
+    sent = [server.gate.send(node, str(number) * 200) for number in range(8)]
+    _, told = process.communicate(timeout=DEADLINE)
+    found = re.fullmatch(
+        r"stargate: standard output: File too large; \?since=(\S+) goes .*\n", told
+    )
+    assert process.returncode == 4 and found, told
+    *whole, torn = path.read_text().split("\n")
+    assert torn and len(torn.split(" ")[-1]) < 200
+    printed = [each.split(" ")[1] for each in whole]
+    assert printed == sent[: len(printed)] and found[1] == printed[-1]
+    rest = listen(f"{url}?since={found[1]}")
+    assert [rest.line()[0] for _ in sent[len(printed) :]] == sent[len(printed) :]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_terminal_that_is_gone_is_an_error_of_the_output(server, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [STARGATE, "listen", server.websocket_url("/a")],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    os.close(theirs)
+    joined(server, "/a")
+    os.close(ours)
+    server.gate.send("/a", "on")
+    _, told = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, told) == (4, "stargate: standard output: Input/output error\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_where_the_errors_go_there_as_well_the_status_says_it(server, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [STARGATE, "listen", server.websocket_url("/a")],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    joined(server, "/a")
+    os.close(ours)
+    server.gate.send("/a", "on")
+    assert process.wait(DEADLINE) == 4
+
+
+# What the other side says.
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize("value", [DEEP, "9" * 5000, "1e999", "NaN"])
+@pytest.mark.parametrize(("head", "id"), [('"id":"i-1-t",', "i-1-t"), ("", "-")])
+def test_what_python_can_not_take_apart_is_printed_as_it_came(scripted, command, value, head, id):
+    url = scripted(f'{{{head}"data":{value}}}', '{"id":"i-2-t","data":"next"}')
+    code, out, err = command("listen", url)
+    assert (code, err) == (0, "")
+    found = [each.split(" ", 2)[1:] for each in out.splitlines()]
+    assert found == [[id, value], ["i-2-t", "next"]]
+
+
+def test_nothing_that_the_server_says_ends_a_line_or_gives_orders(scripted, command):
+    url = scripted(
+        r'{"id": "a\n\u001b[2J", "data": "\u202eb\ud800"}',
+        r'{"id": {}, "data": "on"}',
+        r'{"missed": "\u001b[2J\nstargate: all is well"}',
+        code=1008,
+        reason="\x1b]0;x\x07\nstargate: well",
+    )
+    code, out, err = command("listen", url)
+    first, second = (each.split(" ", 1)[1] for each in out.splitlines())
+    assert (code, first, second) == (6, r"a\n\x1b[2J \u202eb\ud800", "- on")
+    assert err == (
+        r"stargate: \x1b[2J\nstargate: all is well message(s) missed: "
+        "they came faster than they were read\n"
+        r"stargate: the connection has ended with 1008 (\x1b]0;x\x07\nstargate: well)"
+        "\n"
+    )
+
+
+def answering(status, phrase, where=None, after=0):
+    """Answers handshakes with ``status``, and ``where`` to go; those at first are let through."""
+    left = [after]
+
+    def answer(connection, request):
+        if left[0]:
+            left[0] -= 1
+            return None
+        if request.path.startswith("/login"):
+            return connection.respond(200, "<form>")
+        response = connection.respond(status, "<a>")
+        response.reason_phrase = phrase
+        if where is not None:
+            response.headers["Location"] = where
+        return response
+
+    return answer
+
+
+HOW = " (who you are is told with --header, as in --header 'Cookie: a=b')"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((302, "Found", "http://h/login"), f"302 Found, to http://h/login{HOW}"),
+        ((303, "See Other", "/login?a"), f"200 OK{HOW}"),
+        ((307, "Again", "/"), "more than 10 redirects"),
+        ((401, "Unauthorized"), f"401 Unauthorized{HOW}"),
+        ((403, "Forbidden\t!"), rf"403 Forbidden\t!{HOW}"),
+        ((404, "Not Found"), "404 Not Found"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_answer_that_another_try_does_not_change_is_6(
+    scripted, command, monkeypatch, answer, told, after
+):
+    monkeypatch.setattr("stargate.scripts.listen.FIRST", 0.01)
+    url = scripted(answer=answering(*answer, after=after), code=1012)
+    code, out, err = command("listen", url)
+    assert (code, out) == (6, "")
+    assert len(err.splitlines()) == 1 + after
+    assert err.startswith("stargate: ") and err.endswith(told + "\n")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_is_busy_at_first_is_1(scripted, command, status):
+    code, _, err = command("listen", scripted(answer=answering(status, "Later")))
+    assert (code, err) == (1, f"stargate: no connection: the answer was {status} Later\n")

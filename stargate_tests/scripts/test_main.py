@@ -1,10 +1,23 @@
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
-from stargate.scripts.main import COMMANDS, main, make_parser
+from stargate.scripts.main import (
+    ABANDONED,
+    COMMANDS,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    UNHEARD,
+    main,
+    make_parser,
+)
+from stargate.scripts.targets import Failed
 
 
 def test_the_command_is_installed():
@@ -26,6 +39,17 @@ def test_each_command_has_help_that_fits_a_terminal(command, monkeypatch, word):
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert make_parser().prog == "stargate"
+
+
+def test_the_documentation_has_each_status_that_the_help_has(command):
+    docs = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text()
+    documented = re.findall(r"^   \* - (\d+)$", docs, re.MULTILINE)
+    for words in (("--help",), ("send", "--help"), ("listen", "--help")):
+        _, out, _ = command(*words)
+        assert re.findall(r"^  (\d+) ", out, re.MULTILINE) == documented
+    known = {DONE, FAILED, MISUSED, UNHEARD, INTERRUPTED, ABANDONED}
+    own = {kind.status for kind in Failed.__subclasses__()}
+    assert {int(each) for each in documented} == known | own
 
 
 @pytest.mark.parametrize("words", [(), ("nothing",), ("send", "only-this")])

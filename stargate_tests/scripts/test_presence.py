@@ -1,20 +1,10 @@
 import pytest
 
-from stargate.backplane.redis.kinds import commands_to
-from stargate.backplane.redis.presence import Presence
-
 
 @pytest.fixture
-def worker(redis_server, namespace):
+def worker(here):
     """A worker with listeners at ``/a``."""
-    commands = commands_to(redis_server.url, 30)
-    presence = Presence(commands, namespace, lambda event: None)
-    for who in ("zoe", "ann", "ann", 5, None, None, None):
-        presence.change("/a", who, 1)
-    presence.catch_up(30)
-    yield presence
-    presence.close(30)
-    commands.close()
+    here("zoe", "ann", "ann", 5, None, None, None)
 
 
 def test_each_name_is_a_line_and_the_nameless_are_the_last(command, target, worker):
@@ -28,3 +18,16 @@ def test_a_publisher_sees_the_same(publisher, worker):
 
 def test_nobody_is_nothing(command, target):
     assert command("presence", *target, "/b") == (0, "", "")
+
+
+def test_no_name_makes_another_line_or_passes_for_those_with_none(command, target, here):
+    here("ann\n99 bob\r", "\x1b[2J\x9b", "-", "\u202eeve\ud800\0", None)
+    code, out, err = command("presence", *target, "/a")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        r"1 \x1b[2J\x9b",
+        r"1 \x2d",
+        r"1 ann\n99 bob\r",
+        r"1 \u202eeve\ud800\x00",
+        "1 -",
+    ]

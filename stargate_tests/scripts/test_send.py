@@ -144,14 +144,14 @@ def test_a_line_that_is_no_json_ends_it_and_says_which(command, target, publishe
     keep("/a")
     stdin(b'{"a": 1}\nnothing\n2\n')
     code, _, err = command("send", *target, "/a", "-", "--json")
-    assert code == 1 and "1 message sent; nobody" in err and "line 2 is no JSON" in err
+    assert code == 5 and "1 message sent; nobody" in err and "line 2 is no JSON" in err
     assert kept(publisher) == ['{"a": 1}']
 
 
 def test_a_line_that_is_no_text_ends_it_and_says_which(command, target, stdin):
     stdin(b"one\n\xff\n")
     code, _, err = command("send", *target, "/a", "-")
-    assert code == 1 and "1 message sent; nobody" in err and "line 2 is not UTF-8" in err
+    assert code == 5 and "1 message sent; nobody" in err and "line 2 is not UTF-8" in err
 
 
 def test_a_key_for_many_lines_is_2(command, target, stdin):
@@ -178,3 +178,48 @@ def test_who_does_not_know_whether_it_was_sent_is_told_how_to_repeat_it(command,
     relayed.client_unpause()
     key = err.rpartition("--key ")[2].rstrip(")\n")
     assert command("send", *words, "--key", key)[::2] == (0, "nobody listens there\n")
+
+
+def test_json_of_a_thousand_levels_is_told(command, target, publisher, keep, stdin):
+    keep("/a")
+    deep = "[" * 100_000 + "]" * 100_000
+    code, out, err = command("send", *target, "/a", "--json", deep)
+    assert (code, out) == (2, "") and "MESSAGE is JSON that is nested too deeply" in err
+    stdin(f"1\n{deep}\n".encode())
+    code, out, err = command("send", *target, "/a", "--json", "-", "-q")
+    assert (code, err) == (5, "stargate: line 2 is JSON that is nested too deeply\n")
+    assert kept(publisher) == ["1"] and len(out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_message_that_is_no_text_is_2(command, target, publisher, keep, more):
+    keep("/a")
+    code, out, err = command("send", *target, "/a", '"\udcff"', *more)
+    assert (code, out) == (2, "") and "MESSAGE is not UTF-8" in err
+    assert kept(publisher) == []
+
+
+def test_standard_input_that_is_closed_is_5(shell, target):
+    status, out, err = shell('"$@" <&-', "send", *target, "/a", "-", "-q")
+    assert (status, out, err) == (5, "", "stargate: standard input is closed\n")
+
+
+def test_standard_input_that_can_not_be_read_is_5(shell, target):
+    status, out, err = shell('"$@" 0> /dev/null', "send", *target, "/a", "-", "-q")
+    assert (status, out, err) == (5, "", "stargate: standard input: Bad file descriptor\n")
+
+
+@pytest.mark.parametrize("words", [("on",), ("-",)])
+def test_what_has_been_sent_is_told_where_its_id_can_not_be_printed(
+    shell, target, publisher, keep, words
+):
+    keep("/a")
+    script = 'printf "one\ntwo\n" | "$@" > /dev/full'
+    status, _, err = shell(script, "send", *target, "/a", *words)
+    [sent] = publisher.history("/a")
+    where = "MESSAGE" if words == ("on",) else "line 1"
+    summary, told = err.splitlines()
+    assert status == 4 and "nobody listens there" in summary
+    assert told == (
+        f"stargate: standard output: No space left on device; {where} has been sent, as {sent.id}"
+    )

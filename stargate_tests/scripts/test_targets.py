@@ -1,7 +1,5 @@
 import pytest
 
-from stargate.scripts.targets import line
-
 
 def write_ini(folder, *lines):
     path = folder / "production.ini"
@@ -71,22 +69,3 @@ def test_without_redis_py_it_is_1_and_says_what_to_install(command, monkeypatch)
     monkeypatch.setitem(__import__("sys").modules, "stargate.backplane.redis.publisher", None)
     code, _, err = command("send", "redis://h", "/a", "on", "--namespace", "shop")
     assert code == 1 and "pip install stargate[redis]" in err
-
-
-def test_a_line_has_the_time_the_id_and_the_message():
-    time, id, message = line(1_700_000_000.5, "the-id", "grün und blau").split(" ", 2)
-    assert time[10] == "T" and "20.500" in time
-    assert (id, message) == ("the-id", "grün und blau")
-
-
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        ("a\nb\tc", r"a\nb\tc"),
-        ("\x1b[2J\x9b\x7f", r"\x1b[2J\x9b\x7f"),
-        ("\u2028", r"\u2028"),
-        (b"\x00\xff", "base64:AP8="),
-    ],
-)
-def test_nothing_in_a_message_gives_orders_to_a_terminal(message, shown):
-    assert line(0, None, message).split(" ", 1)[1] == f"- {shown}"

@@ -36,6 +36,9 @@ log = logging.getLogger("stargate.server")
 #: Seconds between two looks for connections that have waited for too long: at most, and at least.
 SWEEP_SECONDS, SWEEP_AGAIN = 1.0, 0.05
 
+#: Seconds that a refused peer is heard before its connection is closed.
+LINGER_SECONDS = 2.0
+
 #: What a request gets that has found no place.
 BUSY = Malformed(503, "there are too many requests: try again later")
 
@@ -96,6 +99,8 @@ class HttpServer:
         self._idle = Waiting(settings.keepalive_timeout)
         self._asking = Waiting(settings.header_timeout)
         self._served: set[Conversation] = set()
+        #: Those that were refused, and may be sending still.
+        self._leaving = Waiting(LINGER_SECONDS)
         self._descriptors = spare_descriptors()
         self._sweeping = False
         self._accepting = False
@@ -200,11 +205,11 @@ class HttpServer:
         return True
 
     def _make_room(self) -> bool:
-        """Close one that has no request: the longest idle, or else the slowest with its first.
+        """Close one that has no request: refused, longest idle, or slowest with its first.
 
         Rather that than refuse a newcomer: who comes in good faith sends a request at once.
         """
-        for waiting in (self._idle, self._young):
+        for waiting in (self._leaving, self._idle, self._young):
             while (found := waiting.longest()) is not None:
                 found.make_room()
                 if found not in self._open:
@@ -262,6 +267,15 @@ class HttpServer:
         else:
             self._wait(self._asking, conversation)
 
+    def answered(self, conversation: Conversation) -> None:
+        """A request needs its place no more, though its peer may be sending still."""
+        self._served.discard(conversation)
+        self._serve_next()
+
+    def lingers(self, conversation: Conversation) -> None:
+        """It has been refused: the peer is heard to its end, or not for long."""
+        self._wait(self._leaving, conversation)
+
     def rests(self, conversation: Conversation) -> None:
         """A request has been answered, and another may come on the same connection."""
         self._served.discard(conversation)
@@ -289,7 +303,7 @@ class HttpServer:
 
     def forget(self, conversation: Conversation) -> None:
         """It waits for nothing any more."""
-        for waiting in (self._young, self._idle, self._asking):
+        for waiting in (self._young, self._idle, self._asking, self._leaving):
             waiting.discard(conversation)
         self._heads_size -= self._heads.pop(conversation, 0)
 
@@ -303,21 +317,33 @@ class HttpServer:
     def _wait(self, waiting: Waiting, conversation: Conversation) -> None:
         waiting.add(conversation)
         if not self._sweeping:
-            self._sweeping = True
             self._sweep_in(waiting.left())
 
     def _sweep_in(self, seconds: float) -> None:
         delay = min(SWEEP_SECONDS, max(SWEEP_AGAIN, seconds))
         self.engine.call_later(delay, self._sweep)
+        self._sweeping = True  # Not before: without memory for it, the next who waits tries again.
 
     def _sweep(self) -> None:
         """End the waiting of those for whom it is over; the longest wait comes first."""
-        for waiting in (self._young, self._idle):
-            for conversation in waiting.overdue():
+        every = (self._young, self._idle, self._leaving, self._asking)
+        self._sweeping = False
+        try:
+            for waiting in every:
+                for conversation in waiting.overdue():
+                    self._expire(conversation, asks=waiting is self._asking)
+        finally:
+            left = [each.left() for each in every if each]
+            if left and not self._sweeping:
+                self._sweep_in(min(left))
+
+    def _expire(self, conversation: Conversation, *, asks: bool) -> None:
+        self.forget(conversation)  # First: whatever fails, the next sweep comes to the others.
+        try:
+            if asks:
+                conversation.refuse(BUSY)
+            else:
                 conversation.expire()
-        for conversation in self._asking.overdue():
-            conversation.refuse(BUSY)
-        left = [each.left() for each in (self._young, self._idle, self._asking) if each]
-        self._sweeping = bool(left)
-        if left:
-            self._sweep_in(min(left))
+        except Exception as error:
+            conversation.close()
+            self.engine.spawn(partial(peerlog.error, log, "a sweep failed", exc_info=error))

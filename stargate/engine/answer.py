@@ -7,6 +7,7 @@ application closes, holds small pieces back, and takes the application's errors 
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 import traceback
@@ -16,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from stargate.engine import STOCK_INPUT
-from stargate.engine.head import tokens
+from stargate.engine.head import is_length, tokens
 from stargate.engine.quiet import eventlet
 from stargate.peerlog import peerlog
 
@@ -27,10 +28,17 @@ log = logging.getLogger("stargate.server")
 #: Pieces of an answer that are all there and no more bytes than this together leave as one.
 JOINED = 65_536
 
+#: How long the rest of a body that nobody reads may take.
+DISCARD_SECONDS = 5.0
+
 #: What an application answers with when there is nothing to wait for.
 ALL_THERE = (list, tuple)
 
 Headers = list[tuple[str, str]]
+
+#: A status, and a header (RFC 9112, sections 4 and 5): nothing in them ends a line, or is cut.
+_STATUS = re.compile(r"[1-9][0-9]{2}( [\t\x20-\x7e\x80-\xff]*)?").fullmatch
+_FIELD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*").fullmatch
 
 
 class Answer:
@@ -94,6 +102,8 @@ class Answer:
                 exc_info = None
         elif self._line:
             raise AssertionError("start_response was called a second time, without exc_info")
+        if not _STATUS(status):
+            raise ValueError(f"{status!r} is no status of an answer")
         self._line, self._code, self._headers = status, int(status[:3]), list(headers)
         return self.write
 
@@ -135,26 +145,30 @@ class Answer:
         if self._body.framed.go_on is not None:
             # The body has not been asked for, and may come or not (RFC 9110, section 10.1.1).
             http.close_connection = True
+            self._body.framed.go_on = _ask_no_more
         lines = [f"HTTP/1.1 {self._line}", *self._fields(), *self._framing(size)]
-        head = "\r\n".join(lines)
-        if not head.count("\r") == head.count("\n") == len(lines) - 1:
-            raise ValueError("a line break in the status or in a header of an answer")
-        return f"{head}\r\n\r\n".encode("latin-1")
+        return "\r\n".join((*lines, "", "")).encode("latin-1")
 
     def _fields(self) -> list[str]:
         """The application's headers, but for what is the server's to say."""
         lines, dated = [], False
         for name, value in self._headers:
-            key = name.lower()
+            key, line = name.lower(), f"{name}: {value}"
+            if ":" in name or not _FIELD(line):
+                raise ValueError(f"the header {name!r} of an answer has what no header may have")
             if key == "content-length":
                 if self._code == 204:
                     continue  # RFC 9110, section 8.6.
+                if self._left is not None or not is_length(str(value)):
+                    raise ValueError(f"the header {name!r} of an answer is no length, or a second")
                 self._left = int(value)
+            elif key == "transfer-encoding":
+                continue  # How the body is sent is the server's to say (PEP 3333).
             elif key == "connection" and "close" in tokens(value):
                 self._http.close_connection = True
                 continue
             dated = dated or key == "date"
-            lines.append(f"{name}: {value}")
+            lines.append(line)
         if not dated:
             lines.append(_date(int(time.time())))
         return lines
@@ -244,11 +258,17 @@ class Answer:
             http.close_connection = True
             http.refused = self._gone is None
             return
+        http.conversation.answered()
         try:
-            self._body.discard()
+            with eventlet.Timeout(DISCARD_SECONDS, TimeoutError("the body does not end")):
+                self._body.discard()
         except OSError as error:
-            http.close_connection = True
+            http.close_connection = http.refused = True
             peerlog.info(log, "%s: %s", http.client_address, error)
+
+
+def _ask_no_more() -> None:
+    """In the midst of an answer nothing else can be said."""
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from stargate.engine.head import END_OF_HEAD, Malformed
+from stargate.engine.head import Malformed, check_field
 
 #: Bytes of a line in a body that comes in chunks: what is longer is no chunk's head.
 MOST_OF_LINE = 4096
@@ -21,8 +21,12 @@ MOST_TRAILERS = 100
 #: Bytes that are read at once of a body which nobody wants.
 DISCARDED_AT_ONCE = 65_536
 
+#: What a chunk counts for, beside its bytes, until all others have a turn.
+COST_OF_CHUNK = 64
+
 #: The head of a chunk: its size, and extensions, which count for nothing (RFC 9112, section 7.1).
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r?\n").fullmatch
+#: A line feed alone ends no line here, as it may in a head: for a proxy it may be within one.
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n").fullmatch
 
 
 class BadBody(OSError):
@@ -98,7 +102,8 @@ class _Framed(io.RawIOBase):
 
     def _next_chunk(self) -> bool:
         """Go to the next chunk; false where there is none."""
-        if self._in_chunk and self._file.readline(MOST_OF_LINE) not in END_OF_HEAD:
+        self._file.raw.taken += COST_OF_CHUNK
+        if self._in_chunk and self._file.readline(MOST_OF_LINE) != b"\r\n":
             raise Malformed(400, "a chunk is longer than it says, or the body ends too soon")
         found = _CHUNK(self._file.readline(MOST_OF_LINE))
         if found is None:
@@ -112,8 +117,9 @@ class _Framed(io.RawIOBase):
     def _skip_trailers(self) -> None:
         for _ in range(MOST_TRAILERS):
             line = self._file.readline(MOST_OF_LINE)
-            if line in END_OF_HEAD:
+            if line == b"\r\n":
                 return
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\r\n"):
                 break
+            check_field(line)
         raise Malformed(400, "the trailers of a chunked body do not end")

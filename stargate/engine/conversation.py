@@ -24,6 +24,9 @@ wsgi = eventlet.wsgi
 
 log = logging.getLogger("stargate.server")
 
+#: Bytes that are read at once of what a refused peer still sends, and how often.
+LINGER_READ, LINGER_READS = 4096, 64
+
 #: Bytes read at once before a request is known: most requests are a single packet.
 FIRST_READ = 16_384
 
@@ -42,6 +45,12 @@ class Home(Protocol):
 
     def rests(self, conversation: Conversation) -> None:
         """A request has been answered, and the connection stays."""
+
+    def answered(self, conversation: Conversation) -> None:
+        """A request needs its place no more, though its peer may be sending still."""
+
+    def lingers(self, conversation: Conversation) -> None:
+        """It has been refused: the peer is heard to its end, or not for long."""
 
     def shaken(self, conversation: Conversation) -> None:
         """The TLS handshake is over."""
@@ -62,15 +71,17 @@ class Home(Protocol):
 class Conversation:
     """One accepted connection; between requests it holds no greenlet."""
 
-    __slots__ = ("_data", "_home", "_parked", "_server", "_sock", "_state")
+    __slots__ = ("_data", "_home", "_parked", "_reads", "_server", "_sock", "_state")
 
     def __init__(self, home: Home, sock: Any, address: Any, server: Any) -> None:
         self._home, self._sock, self._server = home, sock, server
         # What eventlet.wsgi wants to be given: it keeps the third up to date.
         self._state = [address, None, wsgi.STATE_IDLE]
         #: What has come of a head.
-        self._data = b""
+        self._data: bytes | bytearray = b""
         self._parked = False
+        #: How often a refused peer is read from still; none before it is refused.
+        self._reads = 0
 
     def park(self) -> None:
         """Wait for bytes; raises ``OSError`` or ``MemoryError`` where there is no room for it."""
@@ -79,6 +90,9 @@ class Conversation:
 
     def begin(self, _events: int) -> None:
         """Bytes of a head have come, or the end."""
+        if self._reads:
+            self._hear_out()
+            return
         try:
             data = self._sock.recv(FIRST_READ)
         except BlockingIOError:
@@ -98,16 +112,21 @@ class Conversation:
 
     def _take(self, data: bytes) -> None:
         """Add ``data`` to the head; the request is told of when that is whole, or never will be."""
-        # An empty line before a request is passed over (RFC 9112, section 2.2).
-        data = self._data + data if self._data else data.lstrip(b"\r\n")
-        seen, self._data = len(self._data), data
+        seen = len(self._data)
+        if not seen:
+            # An empty line before a request is passed over (RFC 9112, section 2.2).
+            self._data = data.lstrip(b"\r\n")
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)  # It grows at its end, and is not copied.
+            self._data += data
         settings = self._home.settings
-        if is_whole(data, seen, settings.max_request_line, settings.max_header_size):
+        if is_whole(self._data, seen, settings.max_request_line, settings.max_header_size):
             self._unpark()
             self._state[2] = wsgi.STATE_REQUEST
             self._home.asks(self)
-        elif data:
-            self._home.hears(self, len(data))
+        elif self._data:
+            self._home.hears(self, len(self._data))
 
     def refuse(self, refusal: Malformed) -> None:
         """Answer with ``refusal``; that takes no place of those who are served."""
@@ -117,7 +136,7 @@ class Conversation:
 
     def serve(self, refusal: Malformed | None = None) -> None:
         """Answer the request that has come; in a greenlet that is lent for it."""
-        data, self._data = self._data, b""
+        data, self._data = bytes(self._data) if refusal is None else b"", b""
         try:
             if self._state[1] is None:
                 hubs.notify_opened(self._sock.fileno())
@@ -129,10 +148,10 @@ class Conversation:
             raise
 
     def _run(self, data: bytes, refusal: Malformed | None) -> None:
-        ahead, released = None, False
+        ahead, released, lingers = None, False, False
         try:
-            protocol = HttpProtocol(self._state, self._server, data, refusal)
-            ahead, released = protocol.ahead, protocol.released
+            protocol = HttpProtocol(self._state, self._server, data, refusal, self)
+            ahead, released, lingers = protocol.ahead, protocol.released, protocol.lingers
         except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
             raise
         except TimeoutError:
@@ -145,6 +164,8 @@ class Conversation:
                 self._home.engine.call_soon(self._rest, ahead)
             elif ahead is not None:
                 self._rest(ahead)
+            elif lingers:
+                self._linger()
             else:
                 if not released:
                     self._state[1].close()
@@ -155,15 +176,38 @@ class Conversation:
         self._state[2] = wsgi.STATE_IDLE
         if self._home.is_stopping():
             self.close()
-            return
+        elif self._park_or_close():
+            self._home.rests(self)
+            if ahead:
+                self._take(ahead)
+
+    def _park_or_close(self) -> bool:
         try:
             self.park()
         except (OSError, MemoryError):
             self.close()
+        return self._parked
+
+    def answered(self) -> None:
+        """Give up the place: what is left is between the peer and us."""
+        self._home.answered(self)
+
+    def _linger(self) -> None:
+        """Hear a refused peer out, parked: closed before, our answer might be lost in a reset."""
+        self._reads = LINGER_READS
+        if self._park_or_close():
+            self._home.lingers(self)
+
+    def _hear_out(self) -> None:
+        try:
+            data = self._sock.recv(LINGER_READ)
+        except BlockingIOError:
             return
-        self._home.rests(self)
-        if ahead:
-            self._take(ahead)
+        except (OSError, MemoryError):
+            data = b""
+        self._reads -= 1
+        if not data or not self._reads:
+            self.close()
 
     def _unpark(self) -> None:
         if self._parked:
@@ -199,7 +243,7 @@ class Conversation:
     def stop(self) -> None:
         """Serve no request after the one that has begun, if any."""
         if self._parked:
-            if not self._data:
+            if not self._data and not self._reads:
                 self.make_room()
         elif self._state[1] is not None:
             idle = self._state[2] == wsgi.STATE_IDLE

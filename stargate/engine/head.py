@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from stargate.proxies import is_host
+
 #: A header's name (RFC 9110, section 5.6.2), but for the underscore: in an environ it would be
 #: taken for a hyphen, and so one header for another.
 _NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+").fullmatch
@@ -37,7 +39,7 @@ _FIELD = re.compile(_TOKEN + rb"+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n").fullmatch
 _ABSOLUTE = re.compile(r"https?://([^/?#@]+)([/?#].*)?", re.IGNORECASE).fullmatch
 
 #: No body is longer than this many digits say.
-_LENGTH = re.compile(r"[0-9]{1,18}").fullmatch
+is_length = re.compile(r"[0-9]{1,18}").fullmatch
 
 #: Where a head ends, whichever way its lines do.
 _END = re.compile(rb"\n\r?\n").search
@@ -84,10 +86,8 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
         return None
     method, _, rest = line.partition(" ")
     target, _, version = rest.partition(" ")
-    plain = target.startswith("/") and not target.startswith("//")
+    plain = target.startswith("/") and not target.startswith("//") and len(lines) <= MOST_HEADERS
     if method not in ("GET", "HEAD") or version != "HTTP/1.1" or not plain:
-        return None
-    if len(lines) > MOST_HEADERS:
         return None
     headers = []
     environ: dict[str, Any] = {
@@ -109,6 +109,9 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
             environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
         else:
             environ[key] = value
+    host = environ.get("HTTP_HOST", "")
+    if "," in host or not is_host(host):  # With a comma it may be two.
+        return None
     environ.setdefault("CONTENT_TYPE", "text/plain")  # So says eventlet where there is none.
     path, mark, query = target.partition("?")
     environ["RAW_PATH_INFO"] = path
@@ -119,12 +122,12 @@ def read_head(data: bytes, max_line: int, max_headers: int) -> Head | None:
     return Head(line, method, target, version, tuple(headers), environ, end + 4, closes)
 
 
-def is_whole(data: bytes, seen: int, max_line: int, max_headers: int) -> bool:
+def is_whole(data: bytes | bytearray, seen: int, max_line: int, max_headers: int) -> bool:
     """Whether the head that ``data`` begins with is all there, or shows that it never will be.
 
     Of ``data`` the first ``seen`` bytes have been looked at before.
     """
-    if b"\r\n\r\n" in data or _END(data, max(0, seen - 2)):
+    if _END(data, max(0, seen - 2)):
         return True
     line = data.find(b"\n") + 1
     if not line:
@@ -181,21 +184,32 @@ def check_field(line: bytes) -> None:
         raise Malformed(400, f"{what}: {line[:80]!r}")
 
 
+def check_host(version: str, hosts: list[str]) -> None:
+    """Raise ``Malformed`` where it is not plain whose page is asked for (section 3.2)."""
+    if len(hosts) > 1 or (not hosts and version >= "HTTP/1.1"):
+        raise Malformed(400, f"one Host header is needed, not {len(hosts)}")
+    for each in hosts:
+        host = each.strip(" \t")
+        if host and not is_host(host):
+            raise Malformed(400, f"no host of ours: {host:.80}")
+
+
 def check_body(version: str, lengths: list[str], codings: list[str]) -> None:
     """Raise ``Malformed`` where it is not plain how long a body is (section 6.3)."""
     if codings and (lengths or version < "HTTP/1.1"):
         raise Malformed(400, "Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
-    if codings and [each.strip().lower() for each in codings] != ["chunked"]:
+    if codings and [each.strip(" \t").lower() for each in codings] != ["chunked"]:
         raise Malformed(501, "chunked is the only Transfer-Encoding that is understood here")
-    if len(lengths) > 1 or not all(_LENGTH(each.strip()) for each in lengths):
+    if len(lengths) > 1 or not all(is_length(each.strip(" \t")) for each in lengths):
         raise Malformed(400, "one Content-Length is allowed, of digits alone")
 
 
 def split_target(method: str, target: str) -> tuple[str, str | None]:
     """Path and query of ``target``, and the host where it names one; raises ``Malformed``."""
-    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+    connects = method == "CONNECT"  # For a proxy, a tunnel would begin behind the answer.
+    if not connects and (target.startswith("/") or (target == "*" and method == "OPTIONS")):
         return target, None
-    found = _ABSOLUTE(target)
+    found = None if connects else _ABSOLUTE(target)
     if found is None:
         raise Malformed(400, f"{target[:80]!r} is no path")
     host, rest = found.groups("")

@@ -7,6 +7,7 @@ answers is in ``answer.py``, what it reads in ``body.py``; who waits for request
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import time
@@ -24,6 +25,7 @@ from stargate.engine.head import (
     check_beginning,
     check_body,
     check_field,
+    check_host,
     check_line,
     host_and_port,
     keeps,
@@ -39,17 +41,19 @@ from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
     from stargate.connection import Connection
+    from stargate.engine.conversation import Conversation
 
 wsgi = eventlet.wsgi
 
 log = logging.getLogger("stargate.server")
 access_log = logging.getLogger("stargate.access")
 
-#: How long, and for how many reads, a refused peer is listened to before its connection is closed.
-LINGER_SECONDS, LINGER_READS = 2.0, 64
+#: Seconds that a refused peer has to take what is left of its answers.
+FLUSH_SECONDS = 2.0
 
-#: Bytes of requests and bodies that one peer may have read before all others have a turn.
-READ_AT_ONCE = 65_536
+#: Bytes of one connection that are read or written before all others have a turn, and as how many
+#: the fewest count.
+AT_ONCE, AT_LEAST = 65_536, 1024
 
 #: What a request is counted as that was refused before it reached the application; else malformed.
 CAUSES = {408: "slow", 414: "too_long", 431: "too_long", 503: "busy", 505: "version"}
@@ -76,6 +80,9 @@ class HttpProtocol(_EventletProtocol):
     #: The request's head, where nothing about it is odd.
     head: Head | None = None
 
+    #: The socket is still open: the peer is to be heard to its end.
+    lingers = False
+
     #: What has come of the next request, where the connection stays open for one.
     ahead: bytes | None = None
 
@@ -84,9 +91,10 @@ class HttpProtocol(_EventletProtocol):
         conn_state: list[Any],
         server: Any,
         data: bytes,
-        refusal: Malformed | None = None,
+        refusal: Malformed | None,
+        conversation: Conversation,
     ) -> None:
-        self._data, self._refusal = data, refusal
+        self._data, self._refusal, self.conversation = data, refusal, conversation
         super().__init__(conn_state, server)
 
     def setup(self) -> None:
@@ -176,12 +184,14 @@ class HttpProtocol(_EventletProtocol):
         return False
 
     def _check_head(self, headers: Any) -> None:
+        hosts = headers.get_all("Host", [])
+        check_host(self.request_version, hosts)
         lengths = headers.get_all("Content-Length", [])
         check_body(self.request_version, lengths, headers.get_all("Transfer-Encoding", []))
         connection = ",".join(headers.get_all("Connection", []))
         self.close_connection = not keeps(self.request_version, connection)
         self.path, host = split_target(self.command or "", self.path)
-        if host is not None and len(headers.get_all("Host", [])) == 1:
+        if host is not None and hosts:
             # It is needed, and counts for nothing then (RFC 9112, sections 3.2 and 3.2.2).
             headers.replace_header("Host", host)
 
@@ -286,20 +296,22 @@ class HttpProtocol(_EventletProtocol):
         if not self.close_connection:
             self.ahead = self._read_ahead()
             return
-        if self.refused:
-            with eventlet.Timeout(LINGER_SECONDS, False), suppress(OSError):
-                self._linger()
         try:
-            super().finish()
+            if self.refused:
+                self.conversation.answered()
+                self.lingers = self._say_end()
+            if not self.lingers:
+                super().finish()
         finally:
             self.rfile.close()  # Left open where the last write has failed, and the socket with it.
 
-    def _linger(self) -> None:
-        self.wfile.flush()
-        self.connection.shutdown(socket.SHUT_WR)
-        for _ in range(LINGER_READS):
-            if not self.connection.recv(4096):
-                break
+    def _say_end(self) -> bool:
+        """End our half of the connection; whether the peer has been told."""
+        with eventlet.Timeout(FLUSH_SECONDS, False), suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_WR)
+            return True
+        return False
 
 
 class _Stream(io.RawIOBase):
@@ -307,8 +319,11 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, sock: Any, ahead: bytes) -> None:
         self._sock, self._ahead = sock, ahead
-        #: Bytes read since everybody else had a turn: eventlet gives way when nothing is there.
-        self._taken = 0
+        #: Bytes read or written since everybody else had a turn: eventlet gives way only when
+        #: there is nothing to read, or no room to write.
+        self.taken = 0
+        #: Whether a write has failed: another would wait as long, for what is still buffered.
+        self._broken = False
 
     def readable(self) -> bool:
         return True
@@ -329,15 +344,27 @@ class _Stream(io.RawIOBase):
         return size
 
     def _read(self, buffer: Any) -> int:
-        if self._taken >= READ_AT_ONCE:
-            self._taken = 0
-            eventlet.sleep(0)
+        self._give_way()
         size = int(self._sock.recv_into(buffer))
-        self._taken += size
+        self.taken += size
         return size
 
     def write(self, buffer: Any) -> int:
-        return int(self._sock.send(buffer))
+        if self._broken:
+            raise BrokenPipeError(errno.EPIPE, "an earlier write has failed")
+        self._give_way()
+        try:
+            size = int(self._sock.send(buffer[:AT_ONCE]))
+        except BaseException:
+            self._broken = True
+            raise
+        self.taken += max(size, AT_LEAST)
+        return size
+
+    def _give_way(self) -> None:
+        if self.taken >= AT_ONCE:
+            self.taken = 0
+            eventlet.sleep(0)
 
 
 class Log:

@@ -10,6 +10,7 @@ from stargate.engine.head import (
     check_line,
     environ_key,
     host_and_port,
+    is_whole,
     read_head,
     split_target,
 )
@@ -269,3 +270,10 @@ def test_a_target_is_a_path_that_may_have_a_host_before_it(method, target, path,
 )
 def test_a_target_that_is_no_path_is_refused(target):
     assert why(split_target, "GET", target) == (400, f"{target!r} is no path")
+
+
+def test_what_has_been_looked_at_is_not_looked_at_again():
+    """A head that comes byte by byte would cost the square of its length."""
+    seen = b"GET / HTTP/1.1\r\n\r\n"
+    assert is_whole(seen, 0, 100, 100)
+    assert not is_whole(seen + b"X: y", len(seen) + 2, 100, 100)

@@ -328,7 +328,7 @@ def ids_of(exclude: Excluded) -> Iterator[str]:
 def _tell_subscribers(registry: Registry, event: object) -> None:
     try:
         registry.notify(event)
-    except Exception:
+    except BaseException:
         log.exception("a subscriber to %s failed", type(event).__name__)
 
 

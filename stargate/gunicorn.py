@@ -128,6 +128,7 @@ class EventletWorker(Worker):
         self._tick()
         if self.alive:
             self._server.serve()
+            self._server.leave()
 
     # What is refused.
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
@@ -121,6 +122,13 @@ def _unix_socket(path: str, perms: int, backlog: int) -> Any:
         sock.close()
         raise
     return sock
+
+
+def remove_unix_socket(path: str, inode: int) -> None:
+    """Remove the socket file of a server that ends; not that of one that was started since."""
+    with suppress(FileNotFoundError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:

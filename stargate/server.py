@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ Application = Callable[..., Any]
 #: Seconds between the last connection that a server accepts, where others go on accepting, and its
 #: first good-bye: a handshake is on its way there, and would be cut.
 HAND_OVER = 0.25
-
 
 #: Seconds. With a ``backplane_timeout`` to say good-bye to a Redis it is less than the 10 s after
 #: which Docker kills.
@@ -264,7 +263,7 @@ def read_settings(settings: dict[str, Any]) -> ServerSettings:
 
 
 def run(application: Application, settings: ServerSettings) -> None:
-    """Serve ``application`` until SIGTERM or SIGINT, then drain, and return."""
+    """Serve ``application`` until SIGTERM or SIGINT, then drain, and return: the process ends."""
     Server(application, settings).run()
 
 
@@ -284,7 +283,11 @@ class Server:
 
         repair_threadlocals()
         self.settings = settings
-        tls = _tls_context(settings)
+        tls = None
+        if settings.certfile:
+            from stargate.engine.tls import server_context
+
+            tls = server_context(settings.certfile, settings.keyfile)
         self._scheme = "http" if tls is None else "https"
         if listening is None:
             listening = listening_sockets(
@@ -296,13 +299,11 @@ class Server:
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
-        path = settings.unix_socket
-        self._unix_socket = os.stat(path).st_ino if path else None
-        self._main: Any = None
+        self._unix_socket = os.stat(settings.unix_socket).st_ino if settings.unix_socket else None
+        self._main, self._deadline, self._next_look = None, None, None  # type: Any, Any, Any
         self._signalled = self._stopping = False
+        self._stopped_at = 0.0
         self._drain: Drain | None = None
-        self._deadline: Any = None
-        self._next_look: Any = None
         self._left: tuple[int, int, int] | None = None
 
     @property
@@ -325,12 +326,19 @@ class Server:
             for address in self.urls:
                 log.info("serving on %s", address)
             self.serve()
+            self.leave()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def serve(self) -> None:
         """Serve until :meth:`stop`; returns when all is ended or cut."""
+        with self.engine.contained():
+            self._serve()
+
+    def _serve(self) -> None:
+        from stargate.listening import remove_unix_socket
+
         self.http.start()
         self._main = self.engine.greenlet
         try:
@@ -340,7 +348,8 @@ class Server:
                 if task is not None:
                     task.cancel()
             self.http.stop()
-            self._remove_unix_socket()
+            if self._unix_socket is not None:
+                remove_unix_socket(self.settings.unix_socket, self._unix_socket)
             self.engine.end()
         if self._left is not None:
             log.warning(
@@ -350,6 +359,12 @@ class Server:
             )
         log.info("stopped")
 
+    def leave(self) -> None:
+        """Have the process end in what is left of ``graceful_timeout``, whatever holds it up."""
+        from stargate.leaving import leave_within
+
+        leave_within(self._stopped_at + self.settings.graceful_timeout - monotonic())
+
     def stop(self, *, restarts: bool = False) -> None:
         """Accept no more, say 1001 to every WebSocket, and end when all have gone.
 
@@ -358,7 +373,7 @@ class Server:
         """
         if self._stopping:
             return
-        self._stopping = True
+        self._stopping, self._stopped_at = True, monotonic()
         self._deadline = self.engine.call_later(self.settings.graceful_timeout, self._cut)
         if restarts:
             self.http.listen_no_more()
@@ -403,18 +418,3 @@ class Server:
         for websocket in list(self.engine.connections):
             websocket._abort()
         self.engine.resume(self._main)
-
-    def _remove_unix_socket(self) -> None:
-        if self._unix_socket is not None:
-            with suppress(FileNotFoundError):
-                # Unless a server that was started since has put its own there.
-                if os.stat(self.settings.unix_socket).st_ino == self._unix_socket:
-                    os.unlink(self.settings.unix_socket)
-
-
-def _tls_context(settings: ServerSettings) -> Any:
-    if not settings.certfile:
-        return None
-    from stargate.engine.tls import server_context
-
-    return server_context(settings.certfile, settings.keyfile)

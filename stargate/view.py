@@ -336,11 +336,10 @@ class _Life:
                 self._fail(closed)
         except GreenletExit:
             websocket.close(GOING_AWAY)
-        except KeyboardInterrupt:  # pragma: no cover - ends the process
-            websocket.close(INTERNAL_ERROR)
-            raise
-        except BaseException as error:  # eventlet's Timeout is no Exception, nor is SystemExit.
+        except BaseException as error:
             self._fail(error)
+            if isinstance(error, KeyboardInterrupt) and websocket._engine.ends_on:
+                raise  # Ctrl-C, under a server that hears it like this.
         return False
 
     def _fail(self, error: BaseException) -> None:
@@ -358,5 +357,5 @@ class _Life:
             log.error("%s failed at %s (WebSocket %s)", *facts, exc_info=error)
         try:
             request.registry.notify(ViewFailed(self._view, websocket, error))
-        except Exception:
+        except BaseException:
             log.exception("a subscriber to ViewFailed failed itself")

@@ -24,6 +24,7 @@ from stargate.view import (
     HTTPUpgradeRequired,
     WebSocketResponse,
     _detached,
+    _Life,
     overrides,
     refusal,
 )
@@ -291,6 +292,25 @@ def test_a_killed_handler_says_that_it_is_going_away(serve):
     with dial(server) as websocket:
         assert close_of(websocket).code == 1001
     assert server.failures == []
+
+
+def test_ctrl_c_goes_on_to_a_server_that_hears_it_as_an_exception(caplog):
+    """One that is not ours, which leaves the signal to Python."""
+
+    class View(WebSocketView):
+        def handler(self, websocket):
+            raise KeyboardInterrupt
+
+    class Foreign(FakeWebSocket):
+        path, id = "/", "1"
+
+    websocket, view = Foreign(), View(DummyRequest(context=None))
+    websocket._engine.ends_on = (KeyboardInterrupt,)
+    with pytest.raises(KeyboardInterrupt):
+        _Life(view, websocket)._call(view.handler)
+    assert websocket.close_code == 1011
+    websocket._engine.ends_on = ()
+    assert not _Life(view, websocket)._call(view.handler)
 
 
 def test_connection_closed_of_another_websocket_is_an_error(serve, caplog):

@@ -63,7 +63,7 @@ class Answer:
         began = time.time()
         try:
             handed_over = self._call(application)
-        except (Exception, eventlet.Timeout) as error:
+        except BaseException as error:
             handed_over = False
             self._fail(error)
         if not handed_over:

@@ -152,11 +152,9 @@ class Conversation:
         try:
             protocol = HttpProtocol(self._state, self._server, data, refusal, self)
             ahead, released, lingers = protocol.ahead, protocol.released, protocol.lingers
-        except (KeyboardInterrupt, SystemExit):  # pragma: no cover - ends the process
-            raise
         except TimeoutError:
             pass  # It reads or writes nothing for longer than socket_timeout.
-        except BaseException as error:  # eventlet's Timeout is no Exception.
+        except BaseException as error:
             peerlog.error(log, "serving %s failed", self._state[0], exc_info=error)
         finally:
             if ahead:

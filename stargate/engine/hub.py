@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
 from zope.interface import implementer
 
+from stargate.engine.containment import contained, log_of_application
 from stargate.engine.quiet import eventlet
 from stargate.interfaces import IEngine
 from stargate.peerlog import peerlog
@@ -30,6 +31,7 @@ os = patcher.original("os")
 select = patcher.original("select")
 socket = patcher.original("socket")
 threading = patcher.original("threading")
+time = patcher.original("time")
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +128,7 @@ class Engine:
         while self._enders:
             try:
                 self._enders.pop()()
-            except Exception as error:
+            except BaseException as error:
                 log.error("an ending failed", exc_info=error)
         peerlog.tell_all()
 
@@ -155,6 +157,18 @@ class Engine:
         self._idle.clear()
         self.call_soon(greenlets.getcurrent().switch)
         self.park()
+
+    # Whatever the application raises.
+
+    @property
+    def ends_on(self) -> tuple[type[BaseException], ...]:
+        """What ends the process when it is raised here: nothing while errors are contained."""
+        found: tuple[type[BaseException], ...] = self._hub.SYSTEM_EXCEPTIONS
+        return found
+
+    def contained(self) -> AbstractContextManager[None]:
+        """Meanwhile nothing that is raised ends the hub: for a server that hears the signals."""
+        return contained(self._hub, lambda error, text: self.spawn(log_of_application, text, error))
 
     # Descriptors.
 
@@ -199,7 +213,7 @@ class Engine:
                     continue
                 try:
                     ready(events)
-                except (KeyboardInterrupt, SystemExit):
+                except self.ends_on:
                     raise
                 except BaseException as error:
                     # eventlet would stop watching every socket of ours after one error.
@@ -251,7 +265,7 @@ class Engine:
                 return
             try:
                 worker.switch()
-            except (KeyboardInterrupt, SystemExit):
+            except self.ends_on:
                 raise
             except BaseException as error:
                 self._report(error, "a piece of work failed")
@@ -373,7 +387,7 @@ class Engine:
     def _call(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
             function(*args)
-        except (KeyboardInterrupt, SystemExit):
+        except self.ends_on:
             raise
         except BaseException as error:
             self._report(error, "a call from another thread failed: %r", function)

@@ -42,11 +42,9 @@ format = %(levelname)s %(name)s %(message)s
 class Program:
     """A process that serves, its log as it comes, and its end."""
 
-    def __init__(self, command):
-        environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1")
-        self.process = subprocess.Popen(
-            command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+    def __init__(self, command, *, stdout=subprocess.DEVNULL, unbuffered="1"):
+        environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED=unbuffered)
+        self.process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=stdout)
         self.log = ""
         self.url = None
 
@@ -54,9 +52,9 @@ class Program:
         """As that of a ``LiveServer``."""
         return "ws" + self.url.removeprefix("http") + path
 
-    def expect(self, pattern):
-        """Read the log until ``pattern`` is in it; returns the match."""
-        seen = 0
+    def expect(self, pattern, after=0):
+        """Read the log until ``pattern`` is in it ``after`` so many characters."""
+        seen = after
         while True:
             found = re.search(pattern, self.log[seen:])
             if found:

@@ -1,0 +1,85 @@
+"""What the application raises stays where it was raised: only a signal ends the server.
+
+``SystemExit``, ``KeyboardInterrupt``, ``GreenletExit``, a ``Timeout`` of eventlet's and whatever
+else is no ``Exception`` are errors of the application like any other. Where its code runs:
+
+===================================  ==========================  ==============================
+place                                caught in                   what becomes of it
+===================================  ==========================  ==============================
+page: view, factory, policy, tween,  ``answer.Answer.run``       500, or the connection is cut
+callbacks, renderer, subscribers,                                behind a head that is out
+``WebSocketView.__init__``
+app_iter, ``close()``, ``write()``   ``answer.Answer.run``       the same
+``handler``, ``on_open``,            ``view._Life._call``        1011; ``GreenletExit`` ends the
+``on_message``, ``on_close``                                     view with 1001, as it is killed
+subscriber to ``ViewFailed``         ``view._Life._fail``        logged
+subscriber to another event          ``application``             logged
+greenlet, green thread, timer        the hub, below              ends it; ``GreenletExit`` quietly
+callback of a descriptor             the hub, below              it is watched no more
+call from another OS thread          ``hub.Engine._call``        logged
+question from another OS thread      ``ask_from_thread``         raised in that thread
+===================================  ==========================  ==============================
+
+Elsewhere than under a server of ours nobody else may hear Ctrl-C: there the hub stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[BaseException, str], None]
+
+
+@contextmanager
+def contained(hub: Any, report: Report) -> Iterator[None]:
+    """Meanwhile the loop of ``hub``, eventlet's, goes on whatever is raised in what it runs.
+
+    ``report`` is called on the hub with each error and a sentence. Signals must have handlers that
+    raise nothing: a ``KeyboardInterrupt`` is an error like any other.
+    """
+
+    def squelch_timer_exception(_timer: object, info: Any) -> None:
+        report(info[1], "a greenlet or a timer of the application failed")
+
+    def squelch_exception(fileno: int, info: Any) -> None:
+        report(info[1], f"whoever waited for descriptor {fileno} failed")
+        try:
+            hub.remove_descriptor(fileno)
+        except BaseException:  # It calls them once more. Left there, they fail at every turn.
+            for waiting in hub.listeners.values():
+                waiting.pop(fileno, None)
+            with suppress(BaseException):
+                hub.remove_descriptor(fileno)
+
+    def close_one() -> None:
+        try:
+            type(hub).close_one(hub)
+        except BaseException as error:
+            report(error, "whoever waited for a descriptor that was closed failed")
+
+    mended = {
+        "SYSTEM_EXCEPTIONS": (),
+        "squelch_timer_exception": squelch_timer_exception,
+        "squelch_exception": squelch_exception,
+        "close_one": close_one,
+    }
+    vars(hub).update(mended)
+    try:
+        yield
+    finally:
+        for name in mended:
+            vars(hub).pop(name, None)
+
+
+def log_of_application(text: str, error: BaseException) -> None:
+    """Log what code of the application raised that nothing waits for."""
+    try:
+        log.error(text, exc_info=error)
+    except BaseException:  # Of a handler of the log. It would come back here, again and again.
+        traceback.print_exc()

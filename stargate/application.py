@@ -63,10 +63,16 @@ class Gate:
         self.admission = Admission(
             self.limits.max_connections, self.limits.max_connections_per_address
         )
+        self._begin()
+
+    def _begin(self) -> object:
+        """Have no listeners; in a forked child anew. Returns what there was before."""
+        before = vars(self).get("_delivery"), vars(self).get("_backplane")
         self._delivery = Delivery(self.counters, self._notify)
         self._topics = self._delivery.topics
-        self._backplane: Any = make_backplane(settings, self._delivery, self.counters)
+        self._backplane: Any = make_backplane(self.settings, self._delivery, self.counters)
         self._topics.backplane = self._backplane
+        return before
 
     # For everybody, from any greenlet and any OS thread.
 
@@ -264,6 +270,7 @@ class Gate:
             walks = self._delivery.bind(engine, self.limits)
             # Weakly: an engine outlives applications, and one that is gone is meant by nobody.
             engine.when_ending(partial(_close, weakref.ref(self._backplane)))
+            engine.when_forked(self._begin)
             return walks
         return self._delivery.walks
 

@@ -350,6 +350,15 @@ class Connection(Sending):
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._dispose()
 
+    def disown(self) -> int:
+        """In a forked child: it is the parent's, and over for whoever has it; returns its number.
+
+        Nothing is sent, and nobody is told.
+        """
+        self.state, self._write, self._outbox = State.CLOSED, len, None
+        self.close_code, self.close_reason = LOST, ""
+        return self._fd
+
     def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
         """Call ``function`` once the descriptor is closed; false when that has happened already."""
         if self.state is State.CLOSED:

@@ -320,7 +320,8 @@ class _Life:
             websocket._engine.call_soon(self._attend)  # Everybody else first.
         elif websocket.closed:
             websocket._attend = None
-            self._call(view.on_close)
+            if not websocket._engine.closed:  # As it is in a child that on_message has forked.
+                self._call(view.on_close)
         elif not self._stays:
             websocket._attend = None  # It listens, and nothing else: nobody need remember the view.
         self._running = False

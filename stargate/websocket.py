@@ -221,6 +221,11 @@ class WebSocket(Connection):
         self._engine.call_soon(self._on_input)
         self._engine.call_soon(self._on_drained)
 
+    def disown(self) -> int:
+        """As that of a connection; what has come in is the parent's as well."""
+        self._inbox = None
+        return super().disown()
+
     def _discard_input(self) -> None:
         """Nobody will read: count what comes in and forget it."""
         if self._inbox is not None:

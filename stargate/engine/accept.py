@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stargate.engine import STOPPING, current_engine
 from stargate.engine.conversation import Conversation, TlsConversation
+from stargate.engine.forked import let_go
 from stargate.engine.head import Malformed
 from stargate.engine.hub import READ
 from stargate.engine.quiet import eventlet
@@ -107,6 +108,7 @@ class HttpServer:
         self._stopping = False
         self._spare = Spare(self.engine, UNAVAILABLE if tls is None else b"")
         self._servers = {sock.fileno(): self._server(sock, application) for sock in listening}
+        self.engine.when_forked(self._disown)
 
     def _server(self, sock: Any, application: Callable[..., Any]) -> Any:
         """What eventlet wants to know of a server: nothing of it listens or accepts."""
@@ -170,6 +172,13 @@ class HttpServer:
         """End what is still being served."""
         for conversation in list(self._open):
             conversation.cut()
+
+    def _disown(self) -> None:
+        """In a forked child: nothing is accepted here, and nobody answered."""
+        self._spare.close()
+        let_go([each.fileno() for each in (*self._listening, *self._open)])
+        for server in self._servers.values():
+            server.log_output = False
 
     def _accept(self, sock: Any, _events: int) -> None:
         for _ in range(ACCEPTED_AT_ONCE):

@@ -83,6 +83,10 @@ class Conversation:
         #: How often a refused peer is read from still; none before it is refused.
         self._reads = 0
 
+    def fileno(self) -> int:
+        """The descriptor of its socket; -1 where that is closed."""
+        return int(self._sock.fileno())
+
     def park(self) -> None:
         """Wait for bytes; raises ``OSError`` or ``MemoryError`` where there is no room for it."""
         self._home.engine.watch(self._sock.fileno(), READ, self.begin)

@@ -10,6 +10,7 @@ Which thread may call what: everything here belongs to the OS thread that made t
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -19,6 +20,7 @@ from typing import Any
 from zope.interface import implementer
 
 from stargate.engine.containment import contained, log_of_application
+from stargate.engine.forked import ask_for_forks, engines
 from stargate.engine.quiet import eventlet
 from stargate.interfaces import IEngine
 from stargate.peerlog import peerlog
@@ -96,6 +98,7 @@ class Engine:
         self.shared: dict[type, Any] = {}
         self.closed = False
         self._enders: list[Callable[[], object]] = []
+        self._forked: list[weakref.WeakMethod[Callable[[], object]]] = []
         self._idle: list[Any] = []
         #: What waits for a greenlet, and whether it can wait for the end of a round of watchers.
         self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -118,6 +121,8 @@ class Engine:
         )
         # eventlet remembers the greenlet that asked, and would keep it alive.
         self._listener.greenlet = self._hub.greenlet
+        engines.add(self)
+        ask_for_forks()
 
     def when_ending(self, function: Callable[[], object]) -> None:
         """Have ``function`` called when what is served on this engine comes to its end."""
@@ -138,6 +143,7 @@ class Engine:
         To be called where the thread began, not in a greenlet of the hub.
         """
         self.closed = True
+        engines.discard(self)
         self._hub.remove(self._listener)
         self._epoll.close()
         os.close(self._wake_end)
@@ -150,6 +156,13 @@ class Engine:
             self._end_idle()
             # Left suspended, it would keep alive all that its greenlets know.
             self._hub.abort(wait=True)
+
+    def when_forked(self, function: Callable[[], object]) -> None:
+        """Have a method called in each child that is forked off, which is to serve nothing.
+
+        What it returns is kept for good: greenlets of the parent's may be in it.
+        """
+        self._forked.append(weakref.WeakMethod(function))
 
     def _end_idle(self) -> None:
         for worker in self._idle:
@@ -277,7 +290,7 @@ class Engine:
                 function, args = work.popleft()
                 function(*args)
                 del function, args  # Or a view and its request would live on while this waits.
-            if len(self._idle) >= IDLE_GREENLETS:
+            if self.closed or len(self._idle) >= IDLE_GREENLETS:
                 return
             self._idle.append(me)
             hub.switch()

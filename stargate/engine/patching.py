@@ -28,6 +28,9 @@ def patch() -> None:
         os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
         _let_threads_end()
         eventlet.monkey_patch()
+        from stargate.engine.processes import patch_processes
+
+        patch_processes()
         if early:
             log.warning(
                 "%s imported before stargate could patch the standard library: thread-locals of "

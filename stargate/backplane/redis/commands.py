@@ -127,8 +127,13 @@ class Pool:
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
+#: What their greenlets wait for in the parent: let go of, it would have them go on in the child.
+_parents: list[Any] = []
+
+
 def _begin_anew() -> None:
     for pool in list(_pools):
+        _parents.append(pool._free)
         pool._begin()
 
 

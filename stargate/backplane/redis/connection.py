@@ -6,8 +6,10 @@ for, has one timeout for each system call instead of one for all, and takes five
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import weakref
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Protocol
@@ -38,7 +40,7 @@ class Connection:
     :meth:`disconnect` it.
     """
 
-    __slots__ = ("_plain", "_reader", "_sock", "_timeout")
+    __slots__ = ("__weakref__", "_plain", "_reader", "_sock", "_timeout")
 
     def __init__(self, plain: Any, timeout: float) -> None:
         plain.redis_connect_func = _nothing  # Logging in is ours.
@@ -46,6 +48,7 @@ class Connection:
         self._reader = hiredis.Reader(replyError=parsed, notEnoughData=_MORE)
         #: ``None`` while it is closed.
         self._sock: Any = None
+        _connections.add(self)
 
     def connect(self) -> None:
         """Open it and log in, within the ``timeout`` that it was made with."""
@@ -142,6 +145,18 @@ class Connection:
             self.write(self.pack_commands(commands), until)
         for _ in commands:
             self.read(until)
+
+
+#: Those that a child of this process has no part of.
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _leave() -> None:
+    for each in list(_connections):
+        each.disconnect()
+
+
+os.register_at_fork(after_in_child=_leave)
 
 
 def parsed(text: str) -> Exception:

@@ -7,7 +7,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
-from stargate import server, settings
+from stargate import server_settings, settings
 
 project = "stargate"
 author = "The stargate authors"
@@ -26,7 +26,7 @@ autodoc_mock_imports = ["gunicorn", "pytest"]
 # with no dots are in annotations, imported for the type checker alone.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!stargate\.)[a-z_]\w*(\.\w+)+"),
-    ("py:class", r"Connection|Registry|Request|Response|Sent"),
+    ("py:class", r"Connection|Registry|Request|Response|Sent|stargate\.threads\.R"),
 ]
 
 html_theme = "furo"
@@ -41,7 +41,7 @@ class SettingsTable(Directive):
     def run(self):
         tables = {
             "application": (settings.APPLICATION, settings.PREFIX),
-            "server": (server.table(), ""),
+            "server": (server_settings.table(), ""),
         }
         table, prefix = tables[self.arguments[0]]
         lines = [".. list-table::", "   :header-rows: 1", "   :widths: 26 14 12 48", ""]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stargate.publisher import connect as connect
     from stargate.resource import WebSocketAwareContext as WebSocketAwareContext
     from stargate.resource import WebSocketAwareResource as WebSocketAwareResource
+    from stargate.threads import run_in_thread as run_in_thread
     from stargate.view import WebSocketView as WebSocketView
     from stargate.websocket import WebSocket as WebSocket
 
@@ -45,6 +46,7 @@ _HOMES = {
     "gate": "application",
     "is_websocket": "handshake",
     "patch": "engine.patching",
+    "run_in_thread": "threads",
     "websocket_view_config": "config",
 }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from stargate.server import GRACEFUL_TIMEOUT
+from stargate.server_settings import GRACEFUL_TIMEOUT
 
 if TYPE_CHECKING:
     from stargate.server import Server, ServerSettings

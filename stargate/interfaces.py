@@ -270,5 +270,8 @@ class IEngine(Interface):
     def ask_from_thread(function, *args):
         """Run ``function`` in a greenlet, from any OS thread, and wait for what it returns."""
 
+    def run_in_thread(function):
+        """Call ``function`` in an OS thread, wait in a greenlet, and return what it returns."""
+
     def interrupt(function, *args):
         """Call ``function`` on the hub soon, from a signal handler."""

@@ -1,7 +1,7 @@
 """The settings: one table of names, defaults, units and reasons for the application and a reader.
 
-The server's own table is in ``server.py``: the server is made before the application. Pyramid is
-imported for its error alone: publishers that are no web application read settings as well.
+The server's own table is in ``server_settings.py``: the server is made before the application.
+Pyramid is imported for its error alone: publishers that are no web application read settings too.
 """
 
 from __future__ import annotations

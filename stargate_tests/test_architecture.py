@@ -159,7 +159,9 @@ NOT_MIRRORED = {
     "stargate.backplane.contract.presence",
     "stargate.backplane.contract.process",
     "stargate.engine",  # In engine/test_stock.py.
+    "stargate.server_settings",  # In test_server.py.
     "stargate.scripts",
+    "stargate.engine.threads",  # In test_threads.py, through what is public.
     "stargate.engine.quiet",  # In engine/test_patching.py.
     "stargate.engine.accept",  # In functional/, on real sockets, as is
     "stargate.engine.wsgi",

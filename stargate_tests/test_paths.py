@@ -10,7 +10,7 @@ from pyramid.traversal import PATH_SEGMENT_SAFE, resource_path, traverse
 
 from stargate.exceptions import BadAddress
 from stargate.paths import MAX_ADDRESS, SAFE, check_address, fault_of
-from stargate.server import table
+from stargate.server_settings import table
 
 [REQUEST_LINE] = [each for each in table() if each.name == "max_request_line"]
 

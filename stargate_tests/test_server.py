@@ -1,7 +1,7 @@
 import pytest
 from pyramid.exceptions import ConfigurationError
 
-from stargate.server import read_settings, table
+from stargate.server_settings import read_settings, table
 
 DEFAULTS = read_settings({})
 
@@ -17,6 +17,7 @@ def test_the_defaults_are_these():
     assert (DEFAULTS.header_timeout, DEFAULTS.keepalive_timeout) == (10.0, 60.0)
     assert (DEFAULTS.socket_timeout, DEFAULTS.graceful_timeout) == (60.0, 5.0)
     assert DEFAULTS.access_log is True
+    assert DEFAULTS.thread_limit == 20
     assert (DEFAULTS.trusted_proxy, DEFAULTS.trusted_proxy_headers) == ((), ("x-forwarded-for",))
 
 
@@ -42,6 +43,7 @@ def test_every_setting_has_a_reason_and_a_place():
         ("max_request_line", "64", 64),
         ("max_header_size", "64", 64),
         ("graceful_timeout", "0", 0.0),
+        ("thread_limit", "1", 1),
         ("access_log", "false", False),
         ("trusted_proxy", "127.0.0.1 unix", ("127.0.0.1", "unix")),
     ],

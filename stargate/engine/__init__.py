@@ -82,6 +82,17 @@ def engine_here() -> Engine | None:
     return None if hub is None else hub.engine_here()
 
 
+def engine_of_greenlets() -> Engine | None:
+    """The engine of the calling OS thread, if there are greenlets there that can be held up.
+
+    That is where something is served, and where the standard library was patched.
+    """
+    patching = sys.modules.get("stargate.engine.patching")
+    if patching is not None and patching.patched_here():
+        return current_engine()
+    return engine_here()
+
+
 def current_engine() -> Engine:
     """The engine of the calling OS thread, made at the first call; a fork gets one of its own."""
     from stargate.engine.hub import current_engine as of_this_thread

@@ -22,6 +22,7 @@ from zope.interface import implementer
 from stargate.engine.containment import contained, log_of_application
 from stargate.engine.forked import ask_for_forks, engines
 from stargate.engine.quiet import eventlet
+from stargate.engine.threads import Threads
 from stargate.interfaces import IEngine
 from stargate.peerlog import peerlog
 
@@ -97,6 +98,8 @@ class Engine:
         #: One object a class, for the rooms above: what they share among all users of an engine.
         self.shared: dict[type, Any] = {}
         self.closed = False
+        #: For work that blocks.
+        self.threads = Threads(self)
         self._enders: list[Callable[[], object]] = []
         self._forked: list[weakref.WeakMethod[Callable[[], object]]] = []
         self._idle: list[Any] = []
@@ -144,6 +147,7 @@ class Engine:
         """
         self.closed = True
         engines.discard(self)
+        self.threads.close()
         self._hub.remove(self._listener)
         self._epoll.close()
         os.close(self._wake_end)
@@ -359,6 +363,10 @@ class Engine:
         if answer[1] is not None:
             raise answer[1]
         return answer[0]
+
+    def run_in_thread(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` in an OS thread, wait in a greenlet, return or raise what it does."""
+        return self.threads.run(function)
 
     def interrupt(self, function: Callable[..., object], *args: Any) -> None:
         """As ``call_from_thread``, for a signal handler: it takes no lock and never waits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ import threading
 
 from stargate.engine.quiet import eventlet
 
+get_ident = eventlet.patcher.original("_thread").get_ident
 getcurrent = eventlet.support.greenlets.getcurrent
 
 log = logging.getLogger("stargate.server")
@@ -17,16 +19,29 @@ log = logging.getLogger("stargate.server")
 EARLY = ("pyramid.threadlocal", "transaction", "sqlalchemy")
 
 
+#: The OS thread in which the standard library was patched; its greenlets are what it is for.
+_patched_in: int | None = None
+
+
+def patched_here() -> bool:
+    """Whether the standard library was patched in the calling OS thread."""
+    return _patched_in == get_ident()
+
+
 def patch() -> None:
     """Make the standard library cooperative; a second call does nothing.
 
     Warns by name of modules that were imported too early for it.
     """
+    global _patched_in
+    if _patched_in is None:
+        _patched_in = get_ident()
     if not eventlet.patcher.is_monkey_patched("thread"):
         early = [name for name in EARLY if name in sys.modules]
         # psycopg 3 would wait for the server in C, and the whole process with it.
         os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
         _let_threads_end()
+        _share_locks_with_threads()
         eventlet.monkey_patch()
         from stargate.engine.processes import patch_processes
 
@@ -49,6 +64,19 @@ def _let_threads_end() -> None:
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
             thread._delete = lambda: None  # type: ignore[attr-defined]
+
+
+def _share_locks_with_threads() -> None:
+    """Have eventlet put locks and queues in their places that OS threads can wait for too."""
+    from eventlet.green import Queue, thread
+
+    from stargate.engine.locks import Lock
+
+    thread.Lock = thread.LockType = Lock
+    Queue.__patched__.clear()  # The standard library's are made of locks.
+    # In Python 3.11 a cached_property has one for all objects: a thread that works out the value
+    # for one of them would hold up every greenlet that wants another's.
+    functools.RLock = threading._PyRLock  # type: ignore[attr-defined]
 
 
 def repair_threadlocals() -> None:

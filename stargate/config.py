@@ -30,7 +30,7 @@ from stargate.handshake import (
 )
 from stargate.incoming import protocol_log
 from stargate.interfaces import IBackplaneError
-from stargate.origins import OriginPolicy, origins
+from stargate.origins import OriginPolicy, hosts, origins
 from stargate.parsers import tokens
 from stargate.paths import SAFE
 from stargate.peerlog import peerlog
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 #: Refusals that are in the log already, as warnings that name the setting.
 WARNED_OF = frozenset(("origin", FULL.cause, TOO_MANY.cause))
+
+TRUSTED = "pyramid.csrf_trusted_origins"
 
 #: In the environ of a request that a view would have taken, had it asked for a WebSocket.
 UPGRADE_REQUIRED = "stargate.upgrade_required"
@@ -260,7 +262,7 @@ def _judge(info: Any) -> Callable[[Request], Accepted | Response]:
     allowed = info.options.get("allowed_origins")
     if allowed is None:
         allowed = settings.get("stargate.allowed_origins", ())
-    trusted = aslist(settings.get("pyramid.csrf_trusted_origins", ()))
+    trusted = _option(TRUSTED, hosts, aslist(settings.get(TRUSTED, ())))
     negotiator = Negotiator(
         origins=OriginPolicy(_option("allowed_origins", origins, allowed), trusted),
         subprotocols=subprotocols,
@@ -302,10 +304,12 @@ def _refused(request: Request, found: Refused) -> Response:
 
 def _no_socket(request: Request) -> Response:
     server = request.environ.get("SERVER_SOFTWARE") or "the WSGI server"
-    why = (
-        f"{server} has no way to give a WebSocket its connection. Put "
-        "`use = egg:stargate#eventlet` into [server:main]"
+    right = (
+        "Start it with `-k stargate.gunicorn.EventletWorker`"
+        if server.startswith("gunicorn")
+        else "Put `use = egg:stargate#eventlet` into [server:main]"
     )
+    why = f"{server} has no way to give a WebSocket its connection. {right}"
     peerlog.error(log, "refused a WebSocket at %.200s: %s", request.path, why)
     gate(request.registry).counters.refuse("no_socket")
     return HTTPNotImplemented(why)

@@ -105,6 +105,7 @@ class EventletWorker(Worker):
         from stargate.engine.patching import patch
 
         self._check_gunicorn()
+        self._check_ini()
         with suppress(OSError):
             # Now: it may be of a user that this process is not, soon.
             self._arbiters = os.open(f"/proc/{self.ppid}/fd", os.O_RDONLY)
@@ -120,11 +121,17 @@ class EventletWorker(Worker):
     def run(self) -> None:
         """Serve until gunicorn says stop."""
         self._check_backplane()
+        from pyramid.exceptions import ConfigurationError
+
         from stargate.server import Server
 
         listening = [each.sock for each in self.sockets]
         self._places = {str(sock.fileno()) for sock in listening}
-        self._server = Server(self._serve, self._settings(), listening)
+        settings = self._settings()
+        try:
+            self._server = Server(self._serve, settings, listening)
+        except ConfigurationError as error:  # A certificate that makes no sense.
+            self._refuse(error)
         self._tick()
         if self.alive:
             self._server.serve()
@@ -158,6 +165,17 @@ class EventletWorker(Worker):
                     f"{name}: stargate.gunicorn.EventletWorker has no such thing. A proxy in front "
                     "of it may have; see the page about many workers in stargate's documentation"
                 )
+
+    def _check_ini(self) -> None:
+        from pyramid.exceptions import ConfigurationError
+
+        from stargate.inifile import check_percents
+
+        try:
+            if self.cfg.paste:
+                check_percents(_path_and_name(self.cfg)[0])
+        except ConfigurationError as error:
+            self._refuse(error)
 
     def _check_backplane(self) -> None:
         from stargate.application import gates
@@ -311,7 +329,7 @@ def _of_ini(cfg: Any) -> dict[str, Any]:
         return {}
     from paste.deploy.loadwsgi import SERVER, loadcontext
 
-    path, _, name = os.path.abspath(cfg.paste.removeprefix("config:")).partition("#")
+    path, name = _path_and_name(cfg)
     for section in dict.fromkeys((name or "main", "main")):
         with suppress(LookupError):
             context = loadcontext(
@@ -319,6 +337,12 @@ def _of_ini(cfg: Any) -> dict[str, Any]:
             )
             return dict(context.local_conf) if context.object is server_factory else {}
     return {}
+
+
+def _path_and_name(cfg: Any) -> tuple[str, str]:
+    """The ini file of ``--paste``, and which application is meant."""
+    path, _, name = os.path.abspath(cfg.paste.removeprefix("config:")).partition("#")
+    return path, name
 
 
 def _log_as(ours: str, theirs: str) -> None:

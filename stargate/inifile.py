@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from errno import ENOENT
 from typing import Any
 
@@ -12,6 +13,12 @@ APPLICATIONS, PIPELINE, FILTERED = ("app", "application"), "pipeline", "filter-a
 
 #: How often one section may lead to another.
 STEPS = 20
+
+
+PERCENT = (
+    "{0}: {1} in [{2}] can't be read: in an ini file each % is written twice, as in %%2F for the / "
+    "of a password, and what %(name)s names must be there"
+)
 
 
 def read_ini(target: str) -> dict[str, Any]:
@@ -77,8 +84,38 @@ def _leads_to(kind: str, values: dict[str, Any]) -> str | None:
 def _broken(path: str, error: configparser.Error) -> ValueError:
     """Without what stands there: it may have a password in it."""
     if isinstance(error, configparser.InterpolationError):
-        return ValueError(
-            f"{path}: {error.option} in [{error.section}] can't be read: a % is written as %%, and "
-            "what %(name)s names must be there"
-        )
-    return ValueError(f"{path} is no ini file: {type(error).__name__}")
+        return ValueError(PERCENT.format(path, error.option, error.section))
+    where, name = getattr(error, "lineno", None), getattr(error, "option", None)
+    several = getattr(error, "errors", ())  # Of lines that can't be read.
+    where = several[0][0] if several else where
+    line = f", line {where}" if where else ""
+    if name is not None:
+        return ValueError(f"{path}{line}: {name} stands there for the second time")
+    if isinstance(error, configparser.DuplicateSectionError):
+        return ValueError(f"{path}{line}: [{error.section}] stands there for the second time")
+    return ValueError(
+        f"{path}{line} is no ini file: a line must be [section], name = value or # a comment, and "
+        "an indented one goes on with the line before"
+    )
+
+
+def check_percents(path: str) -> None:
+    """Raise ``ConfigurationError`` where a ``%`` in a setting of an application can't be read.
+
+    PasteDeploy's own error has in it what follows the ``%``, which may be the rest of a password.
+    """
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read(path)
+    except (configparser.Error, UnicodeError):
+        return  # Whoever loads it says so.
+    for section in parser.sections():
+        for name, value in parser.items(section):
+            if name.startswith("stargate.") and _broken_percent(value.replace("%%", "")):
+                from pyramid.exceptions import ConfigurationError
+
+                raise ConfigurationError(PERCENT.format(path, name, section))
+
+
+_broken_percent = re.compile(r"%(?!\([^)]+\)s)").search

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
@@ -16,19 +17,25 @@ from stargate.parsers import split_address
 
 
 def listening_sockets(
-    names: Iterable[str], *, unix_socket: str, unix_socket_perms: int, backlog: int
+    names: Iterable[str],
+    *,
+    unix_socket: str,
+    unix_socket_perms: int,
+    backlog: int,
+    setting: str = "listen",
 ) -> list[Any]:
     """The sockets to accept on: one for each address of ``names``, or the UNIX socket given.
 
     A port in use is an ``OSError``: two servers never share one in silence. A name that is no
-    ``host:port``, or that nobody knows, is a ``ConfigurationError``.
+    ``host:port``, or that nobody knows, is a ``ConfigurationError``. ``setting`` is what they call
+    where the ``names`` come from.
     """
     if unix_socket:
         return [_unix_socket(unix_socket, unix_socket_perms, backlog)]
     sockets: list[Any] = []
     try:
         for name in names:
-            sockets += _tcp_sockets(name, backlog)
+            sockets += _tcp_sockets(name, backlog, setting)
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -36,11 +43,11 @@ def listening_sockets(
     return sockets
 
 
-def _tcp_sockets(name: str, backlog: int) -> list[Any]:
+def _tcp_sockets(name: str, backlog: int, setting: str) -> list[Any]:
     """One socket for each address of ``name`` that this machine has."""
     sockets: list[Any] = []
     missing: OSError | None = None
-    for family, address in resolve(name):
+    for family, address in resolve(name, setting):
         if address[1] == 0 and sockets:
             # ``localhost:0`` is one free port, on IPv4 and on IPv6.
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
@@ -72,12 +79,12 @@ def _tcp_socket(family: int, address: Any, name: str, backlog: int) -> Any:
     return sock
 
 
-def resolve(name: str) -> list[tuple[int, Any]]:
+def resolve(name: str, setting: str = "listen") -> list[tuple[int, Any]]:
     """The addresses of ``host:port``; ``ConfigurationError`` for what is no such thing."""
     try:
         host, port = split_address(name)
     except ValueError as error:
-        raise ConfigurationError(f"listen = {name!r}: {error}") from error
+        raise ConfigurationError(f"{setting} = {name!r}: {error}") from error
     try:
         found = socket.getaddrinfo(
             None if host in ("", "*") else host,
@@ -85,8 +92,12 @@ def resolve(name: str) -> list[tuple[int, Any]]:
             type=socket.SOCK_STREAM,
             flags=socket.AI_PASSIVE,
         )
-    except socket.gaierror as error:
-        raise ConfigurationError(f"listen = {name!r}: {error}") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigurationError(
+            f"{setting} = {name!r}: nobody knows this host "
+            f"({getattr(error, 'strerror', None) or error}); it must be a name or an address of "
+            "this machine, or * for all that it has"
+        ) from error
     return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
 
 
@@ -100,17 +111,40 @@ def describe(address: Any, scheme: str = "http") -> str:
 
 def _bind(sock: Any, address: Any, name: str) -> None:
     try:
+        if isinstance(address, str):
+            _remove_stale(address)
         sock.bind(address)
     except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        reason = "it is in use" if in_use else os.strerror(error.errno or 0)
+        reason = _reason(error, address)
         raise OSError(error.errno, f"cannot listen on {name}: {reason}") from error
+
+
+def _reason(error: OSError, address: Any) -> str:
+    """The cause, and what would be right."""
+    if isinstance(address, str):
+        if error.errno == errno.EADDRINUSE and not Path(address).is_socket():
+            return "something that is no socket has this name; unix_socket must be a new one"
+        if error.errno == errno.EACCES:
+            return "Permission denied: the user of this process must be able to write its folder"
+    elif error.errno == errno.EACCES:
+        return (
+            "Permission denied: a port below 1024 is for root alone, or for a process with "
+            "CAP_NET_BIND_SERVICE (AmbientCapabilities of systemd)"
+        )
+    known = {
+        errno.EADDRINUSE: "it is in use: another program listens there already",
+        errno.EADDRNOTAVAIL: "this machine has no such address; * is for all that it has",
+        errno.EINVAL: "a link-local address must have its interface, as in [fe80::1%eth0]:6543",
+        errno.ENOENT: "No such file or directory: its folder must be there",
+        errno.ENOTDIR: "Not a directory: its folder must be one",
+    }
+    # One of Python's own has no number.
+    return known.get(error.errno or 0) or error.strerror or str(error)
 
 
 def _unix_socket(path: str, perms: int, backlog: int) -> Any:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
         mask = os.umask(0o777 & ~perms)
         try:
             _bind(sock, path, path)

@@ -43,6 +43,14 @@ def origins(value: Any) -> tuple[str, ...]:
     return tuple(origin(word) for word in words(value))
 
 
+def hosts(names: Iterable[str]) -> tuple[str, ...]:
+    """Hosts as Pyramid's ``csrf_trusted_origins`` has them, as browsers send them.
+
+    Raises ``ValueError`` for one that has no such form.
+    """
+    return tuple(map(_punycode, names))
+
+
 def origin(text: str) -> str:
     """One origin as a browser writes it; raises ``ValueError`` for what can never be one."""
     if text == "*":
@@ -210,12 +218,18 @@ def _punycode(domain: str) -> str:
     """As browsers send a name that has more than ASCII (RFC 5891)."""
     if domain.isascii():
         return domain
+    dot = "." if domain.startswith(".") else ""
     try:
         if not _DEVIATIONS.isdisjoint(domain):
             raise UnicodeError
-        return domain.encode("idna").decode()
+        return dot + domain.removeprefix(".").encode("idna").decode()
     except UnicodeError:
-        raise ValueError(f"{domain!r} must be as browsers send it, in punycode: xn--...") from None
+        meant = ".".join(map(_punycode_of_label, domain.lower().split(".")))
+        raise ValueError(f"{domain!r} must be as browsers send it, in punycode: {meant}") from None
+
+
+def _punycode_of_label(label: str) -> str:
+    return label if label.isascii() else f"xn--{label.encode('punycode').decode()}"
 
 
 def _checked(scheme: str, rest: str, meant: str) -> str:

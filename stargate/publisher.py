@@ -215,8 +215,9 @@ def _of_url(url: str, namespace: str | None) -> dict[str, Any]:
 def _of_ini(path: str, namespace: str | None) -> dict[str, Any]:
     if namespace is not None:
         raise ValueError(f"{path} is an ini file, which brings its namespace: give no other")
+    given = read_ini(path)
     try:
-        found = application_values(read_ini(path))
+        found = application_values(given)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if found["backplane"] == "memory":

@@ -40,6 +40,9 @@ def server_factory(global_conf: dict[str, str], **settings: Any) -> Callable[[Ap
     from stargate.engine.patching import patch
 
     patch()
+    from stargate.inifile import check_percents
+
+    check_percents(global_conf.get("__file__", ""))
     read = read_settings(settings)
     return lambda application: run(application, read)
 
@@ -57,12 +60,9 @@ def serve(application: Application | str, listen: str = "localhost:6543", **sett
         logging.basicConfig(level=logging.INFO)
     if not settings.get("unix_socket"):
         settings["listen"] = listen
-    found: Any = application
-    if isinstance(found, str):
-        from pyramid.path import DottedNameResolver
+    from pyramid.path import DottedNameResolver
 
-        found = DottedNameResolver().resolve(found)
-    run(found, read_settings(settings))
+    run(DottedNameResolver().maybe_resolve(application), read_settings(settings))
 
 
 def run(application: Application, settings: ServerSettings) -> None:
@@ -98,6 +98,7 @@ class Server:
                 unix_socket=settings.unix_socket,
                 unix_socket_perms=settings.unix_socket_perms,
                 backlog=settings.backlog,
+                setting="listen" if settings.listen else "host:port",
             )
         self._listening = listening
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)

@@ -32,6 +32,10 @@ class Setting:
     reason: str
 
 
+#: How like ``stargate`` another word must be to be meant for it: one letter of it may be missing,
+#: too many or elsewhere, but not another one (``stargaze`` may be somebody's).
+NEAR = 0.9
+
 BACKPLANES = ("redis", "rediss", "unix")
 
 
@@ -41,7 +45,8 @@ def backplane(value: Any) -> str:
     scheme, _, rest = text.partition("://")
     is_url = rest and scheme.partition("+")[0] in BACKPLANES and not re.search(r"\s", text)
     if text != "memory" and not is_url:
-        raise ValueError("it must be 'memory' or a URL as in redis://localhost:6379/0")
+        several = ", one alone and without white space" if re.search(r"\s", text) else ""
+        raise ValueError(f"it must be 'memory' or a URL as in redis://localhost:6379/0{several}")
     return text
 
 
@@ -325,6 +330,7 @@ def read_application(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def application_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     """:func:`read_application` for whoever is no Pyramid application; raises ``ValueError``."""
+    _check_prefix(settings)
     given = {
         name.removeprefix(PREFIX): value
         for name, value in settings.items()
@@ -363,7 +369,7 @@ def values(table: Iterable[Setting], given: Mapping[str, Any], prefix: str) -> d
     for name, value in given.items():
         setting = known.get(name)
         if setting is None:
-            hint = _hint(name, known)
+            hint = _hint(name, known, prefix)
             raise ValueError(f"{prefix}{name} is no setting of stargate{hint}")
         try:
             found[name] = setting.parse(value)
@@ -383,7 +389,7 @@ def without_password(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     value = re.sub(r"(?s)^(\w[\w+.-]*://)?.*@", r"\1***@", value)
-    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", value)
+    return re.sub(r"(?i)(passw[a-z]*=)[^&\s]*", r"\1***", value)
 
 
 def _misconfigured(error: ValueError) -> NoReturn:
@@ -397,6 +403,18 @@ def limits(values: Mapping[str, Any]) -> Limits:
     return Limits(**{name: values[name] for name in Limits.__dataclass_fields__})
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _hint(name: str, known: Iterable[str], prefix: str) -> str:
+    if not prefix and name.startswith(PREFIX):
+        return "'s server: it belongs into the section of the application, [app:main]"
+    close = get_close_matches(name.lower(), list(known), 1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _check_prefix(names: Iterable[str]) -> None:
+    """Raise ``ValueError`` for a setting of ours whose first word is misspelled."""
+    known = {setting.name for setting in APPLICATION}
+    for name in names:
+        first, _, rest = name.partition(".")
+        near = rest in known and get_close_matches(first.lower(), [PREFIX[:-1]], 1, NEAR)
+        if near and not name.startswith(PREFIX):
+            raise ValueError(f"{name} is no setting of stargate; did you mean {PREFIX}{rest}?")

@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import pytest
+from pyramid.exceptions import ConfigurationError
 
-from stargate.inifile import read_ini
+from stargate.inifile import check_percents, read_ini
 
 
 @pytest.fixture
@@ -68,8 +69,33 @@ def test_a_file_that_is_not_there(tmp_path):
         read_ini(str(tmp_path / "nothing.ini"))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[app:main]\na = b\na = c\n", "test.ini, line 3: a stands there for the second time"),
+        ("[app:main]\n[app:main]\n", r"line 2: \[app:main\] stands there for the second time"),
+        ("[app:main]\na\n", "test.ini, line 2 is no ini file: a line must be "),
+        ("a\n", "test.ini, line 1 is no ini file: a line must be "),
+    ],
+)
+def test_the_line_that_cannot_be_read_is_named(ini, text, says):
+    with pytest.raises(ValueError, match=says):
+        read_ini(ini(text))
+
+
+@pytest.mark.parametrize("text", ["a%b", "a%(b", "a%%%", "%%%(b)x"])
+def test_a_percent_that_is_none_is_found_before_what_follows_is_shown(ini, text):
+    with pytest.raises(ConfigurationError, match="each % is written twice"):
+        check_percents(ini(f"[app:main]\nstargate.backplane = {text}\n"))
+
+
+@pytest.mark.parametrize("text", ["stargate.a = %%2F%(here)s", "other.a = %2F", "stargate.a"])
+def test_all_else_is_left_to_whoever_reads_it(ini, text):
+    check_percents(ini(f"[app:main]\n{text}\n"))
+
+
 def test_no_error_shows_what_stands_in_the_file(ini):
-    with pytest.raises(ValueError, match="a % is written as %%") as caught:
+    with pytest.raises(ValueError, match="each % is written twice") as caught:
         read_ini(ini("[app:main]\nstargate.backplane = redis://:se%cret@localhost\n"))
     assert "cret" not in str(caught.value) and "stargate.backplane in [app:main]" in str(
         caught.value
@@ -82,7 +108,7 @@ def test_no_error_shows_what_stands_in_the_file(ini):
 def test_the_application_is_not_loaded(ini):
     path = ini("[app:main]\nuse = call:no.such:module\n")
     program = (
-        f"import sys; from stargate.inifile import read_ini; read_ini({path!r}); "
+        f"import sys; from stargate.inifile import check_percents, read_ini; read_ini({path!r}); "
         "print([n for n in ('pyramid', 'eventlet', 'zope', 'webob', 'no') if n in sys.modules])"
     )
     done = subprocess.run(

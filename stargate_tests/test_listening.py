@@ -1,6 +1,7 @@
 import os
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 from pyramid.exceptions import ConfigurationError
@@ -128,7 +129,9 @@ def test_an_address_that_this_machine_does_not_have_is_passed_over(monkeypatch, 
 def test_when_this_machine_has_none_of_the_addresses_it_is_an_error(monkeypatch):
     none = [(socket.AF_INET, 1, 6, "", ("192.0.2.1", 0))]
     monkeypatch.setattr("stargate.listening.socket.getaddrinfo", lambda *a, **o: none)
-    with pytest.raises(OSError, match="cannot listen on elsewhere:0: Cannot assign"):
+    with pytest.raises(
+        OSError, match="cannot listen on elsewhere:0: this machine has no such address"
+    ):
         opened("elsewhere:0")
 
 
@@ -215,7 +218,31 @@ def test_where_one_of_its_addresses_is_in_use_none_is_kept(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         found = [(socket.AF_INET, ("127.0.0.2", port)), (socket.AF_INET, ("127.0.0.1", port))]
-        monkeypatch.setattr("stargate.listening.resolve", lambda name: found)
+        monkeypatch.setattr("stargate.listening.resolve", lambda name, _setting: found)
         for _ in range(2):
             with pytest.raises(OSError, match="cannot listen on here: it is in use"):
                 opened("here")
+
+
+@pytest.fixture
+def nobody():
+    """Be a user who may do little, where that can be had."""
+    me = os.geteuid()
+    os.seteuid(me or 65534)
+    yield
+    os.seteuid(me)
+
+
+def test_a_folder_that_may_not_be_written_is_named(request, tmp_path):
+    tmp_path.chmod(0o500)
+    request.getfixturevalue("nobody")
+    with pytest.raises(OSError, match="must be able to write its folder"):
+        opened(unix_socket=f"{tmp_path}/a")
+
+
+def test_a_port_that_is_for_root_is_told_to_be(nobody):
+    first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if first < 2:
+        pytest.skip("all ports are for everybody here")
+    with pytest.raises(OSError, match="a port below 1024 is for root alone"):
+        opened(listen="127.0.0.1:1")

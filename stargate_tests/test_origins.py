@@ -1,7 +1,7 @@
 import pytest
 from pyramid.exceptions import ConfigurationError
 
-from stargate.origins import OriginPolicy, origins, split_origin
+from stargate.origins import OriginPolicy, hosts, origins, split_origin
 from stargate.settings import read_application
 
 SAME = OriginPolicy()
@@ -254,3 +254,13 @@ def test_csrf_trusted_origins_count_too(trusted, origin, allowed):
 def test_an_origin_is_split_with_its_port_filled_in():
     assert split_origin("https://Example.com") == ("https", "example.com", 443)
     assert split_origin("http://[::1]:6543") == ("http", "::1", 6543)
+
+
+def test_trusted_hosts_are_as_browsers_send_them():
+    found = hosts(["b\u00fccher.example", ".b\u00fccher.example:8443", "a.example"])
+    assert found == ("xn--bcher-kva.example", ".xn--bcher-kva.example:8443", "a.example")
+    policy = OriginPolicy((), found)
+    assert policy.allows("https://xn--bcher-kva.example", "a.example")
+    assert policy.allows("https://www.xn--bcher-kva.example:8443", "a.example")
+    with pytest.raises(ValueError, match="in punycode: xn--strae-oqa.de"):
+        hosts(["stra\u00dfe.de"])

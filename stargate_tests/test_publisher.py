@@ -341,7 +341,7 @@ def test_an_ini_file_is_judged_as_the_application_judges_it(tmp_path):
     with pytest.raises(ValueError, match=r"production.ini: stargate.namespace is not set"):
         stargate.connect(path)
     path = write_ini(tmp_path, "stargate.backplan = redis://:secret@localhost")
-    with pytest.raises(ValueError, match="did you mean backplane") as caught:
+    with pytest.raises(ValueError, match="did you mean stargate.backplane") as caught:
         stargate.connect(path)
     assert "secret" not in str(caught.value)
 

@@ -155,7 +155,7 @@ def test_an_unknown_setting_is_a_configuration_error_with_a_hint():
     with pytest.raises(ConfigurationError) as caught:
         read_application({"stargate.outbox_sise": "1"})
     assert str(caught.value) == (
-        "stargate.outbox_sise is no setting of stargate; did you mean outbox_size?"
+        "stargate.outbox_sise is no setting of stargate; did you mean stargate.outbox_size?"
     )
 
 

@@ -321,13 +321,22 @@ def server_context(certfile: str, keyfile: str) -> Any:
         context.load_cert_chain(certfile, keyfile or None, no_password)
     except ssl.SSLError as error:
         if asked:
-            raise _wrong(*key, "the key is encrypted: give one that is not") from None
+            raise _wrong(
+                *key,
+                "the key is encrypted: it must be one that is not, as openssl pkey -in "
+                f"{key[1]} -out FILE writes it",
+            ) from None
         if error.reason in NOT_THE_KEY:
             text = f"it is not the key of the certificate in certfile = {certfile!r}"
             raise _wrong(*key, text) from None
         guilty = certificate if error.reason or not _is_readable(certfile) else key
-        raise _wrong(*guilty, f"OpenSSL cannot use it: {reason(error)}") from None
+        raise _wrong(*guilty, f"OpenSSL cannot use it: {_unusable(error)}") from None
     return context
+
+
+def _unusable(error: Any) -> str:
+    # Without a reason it has the place in OpenSSL's code alone.
+    return reason(error) if error.reason else "it is damaged, or cut off"
 
 
 def _check_pem(name: str, path: str, mark: str, what: str) -> None:
@@ -335,9 +344,15 @@ def _check_pem(name: str, path: str, mark: str, what: str) -> None:
         with open(path, "rb") as file:
             found = mark.encode() in file.read()
     except OSError as error:
-        raise _wrong(name, path, error.strerror) from None
+        denied = error.errno == errno.EACCES
+        hint = ": the user of this process must be able to read it" if denied else ""
+        raise _wrong(name, path, f"{error.strerror}{hint}") from None
     if not found:
-        raise _wrong(name, path, f"there is no {what} in it, as PEM")
+        raise _wrong(
+            name,
+            path,
+            f"there is no {what} in it; it must be PEM, with a line -----BEGIN ... {mark}",
+        )
 
 
 def _is_readable(certfile: str) -> bool:

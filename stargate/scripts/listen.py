@@ -21,6 +21,7 @@ from stargate.origins import origin
 from stargate.parsers import is_token
 from stargate.scripts.output import Unwritten, escaped, message_line, put, tell
 from stargate.scripts.targets import Failed, Misused
+from stargate.scripts.unreachable import cause, checked
 
 HELP = "print what is sent to a WebSocket"
 
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what comes; returns when that is over."""
-    _check(options.url)
+    checked(options.url)
     if options.count is not None and options.count < 1:
         raise Misused("--count must be at least 1")
     before = signal.getsignal(signal.SIGINT)
@@ -94,18 +95,6 @@ def run(options: argparse.Namespace) -> None:
             _Listening(options).run()
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _check(url: str) -> None:
-    from websockets.exceptions import InvalidURI
-    from websockets.uri import parse_uri
-
-    try:
-        if urlsplit(url).scheme not in ("ws", "wss"):
-            raise Misused(f"URL: {url!r} must begin with ws:// or wss://")
-        parse_uri(url)
-    except (InvalidURI, ValueError) as error:  # As of a port that is no number.
-        raise Misused(f"URL: {error}") from error
 
 
 def _interrupted(number: int, frame: object) -> None:
@@ -149,8 +138,9 @@ class _Listening:
                     return
                 if code not in AGAIN:
                     raise Refused(why) from error
-            except (InvalidHandshake, InvalidURI, OSError) as error:
-                why = f"no connection: {_refusal(error) or error}"
+            except (InvalidHandshake, InvalidURI, OSError, UnicodeError) as error:
+                known = _refusal(error) or cause(error, self._options.url, OPENING)
+                why = f"no connection: {known}"
                 if _is_final(error):
                     raise Refused(why) from error
                 if not self._was_open:

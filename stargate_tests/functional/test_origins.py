@@ -63,3 +63,11 @@ def test_they_are_as_an_ini_file_of_gunicorn_has_them(tmp_path):
     )
     with Gunicorn(tmp_path, "--paste", "test.ini") as program:
         check(lambda **options: client.connect(program.websocket_url("/a"), **options))
+
+
+@pytest.mark.parametrize("transport", transports.ALL)
+def test_a_trusted_host_may_have_more_than_ascii(transport, live_server, tmp_path):
+    start = transports.over(transport, live_server, tmp_path)
+    server = start(make_app(**{"pyramid.csrf_trusted_origins": "b\u00fccher.example"}))
+    with transports.connect(server, "/a", origin="https://xn--bcher-kva.example"):
+        pass

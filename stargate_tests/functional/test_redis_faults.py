@@ -359,12 +359,12 @@ def test_a_wrong_password_is_said_and_not_shown(own_redis, site, listen):
     server = own_redis(requirepass="right")
     here = site(server.url.replace("right", "hunter2"))
     found = here.send("/kept/a", "x")
-    assert found["outcome"] == "not sent" and "invalid username-password pair" in found["why"]
+    assert found["outcome"] == "not sent" and "does not take the user and password" in found["why"]
     listener = listen(here, "/kept/a")
     assert raw.read_frame(listener.sock)[0] is Opcode.CLOSE
     listener.sock.close()
     assert here.get("/plain/@@page") == "a page"
-    here.program.expect("invalid username-password pair")
+    here.program.expect("does not take the user and password of the URL")
     here.program.stop()
     assert "hunter2" not in here.program.log + str(found)
 

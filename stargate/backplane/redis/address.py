@@ -6,13 +6,16 @@ A password in it is never shown: not in an error, not in a ``repr``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection as PlainConnection
 from redis.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from stargate.backplane.redis.connection import Connection
@@ -39,11 +42,23 @@ FORMS = (
 )
 
 
+#: What a URL may set behind its ``?``, and for TLS alone.
+OPTIONS = (
+    *("client_name", "db", "password", "socket_keepalive", "username"),
+    *("sentinel_username", "sentinel_password"),
+)
+TLS_OPTIONS = (
+    *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password"),
+    *("ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
+)
+
+
 class BadUrl(ValueError):
     """A URL that names no Redis; its text does not have what stood in the URL."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the URL of the backplane is none: {why}; it must be as in {FORMS}")
+    def __init__(self, why: str, *, form: bool = True) -> None:
+        right = f"; it must be as in {FORMS}" if form else ""
+        super().__init__(f"the URL of the backplane is wrong: {why}{right}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def parse(url: str) -> Address:
     if base == "unix" and kind:
         raise BadUrl("a UNIX socket has no Sentinels and no Cluster")
     if base != "unix" and "@" in rest.partition("/")[2].partition("?")[0]:
-        raise BadUrl("a slash in a password is written %2F")
+        raise BadUrl("a slash in a password is written %2F, and in an ini file %%2F")
     if not kind:
         return _one(url)
     return _several(base, kind, rest)
@@ -161,8 +176,8 @@ def _options(url: str) -> dict[str, Any]:
     try:
         options: dict[str, Any] = dict(parse_url(url))
         parts = urlsplit(url)
-    except (ValueError, TypeError):
-        raise BadUrl("something in it can't be read") from None
+    except (ValueError, TypeError) as error:
+        raise BadUrl(_unread(str(error))) from None
     known = parse_qs(parts.query, keep_blank_values=True)
     if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
         raise BadUrl("its database is no number")
@@ -170,9 +185,8 @@ def _options(url: str) -> dict[str, Any]:
         raise BadUrl("the path of a UNIX socket has three slashes before it")
     if "," in (parts.hostname or ""):
         raise BadUrl("several hosts are for redis+sentinel:// or redis+cluster://")
+    _check(known, tls=parts.scheme == "rediss")
     for name in OURS:
-        if name in known:
-            raise BadUrl(f"{name} is not for the URL to say")
         options.pop(name, None)
     if "path" not in options:
         options.setdefault("host", "localhost")
@@ -181,9 +195,42 @@ def _options(url: str) -> dict[str, Any]:
         options.get("connection_class", PlainConnection)(
             **{name: value for name, value in options.items() if name not in _NOT_FOR_IT}
         )
-    except TypeError:
-        raise BadUrl(f"one of {', '.join(known)} is no option of it") from None
+    except RedisError:
+        raise BadUrl("ssl_cert_reqs must be required, optional or none", form=False) from None
     return options
+
+
+def _check(given: Iterable[str], *, tls: bool) -> None:
+    """Raise :class:`BadUrl` for an option that a URL can't have."""
+    known = (*OPTIONS, *TLS_OPTIONS) if tls else OPTIONS
+    for name in given:
+        if name in known:
+            continue
+        near = get_close_matches(name.lower(), (*OPTIONS, *TLS_OPTIONS, *OURS), 1)
+        if name in OURS:
+            why = "is not for the URL to say"
+        elif not near:
+            why = f"is no option of it: there are {', '.join(known)}"
+        elif near[0] in OURS:
+            why = f"is no option of it, and {near[0]} is not for the URL to say"
+        elif near[0] in known:
+            why = f"is no option of it: did you mean {near[0]}?"
+        else:
+            why = f"is wrong there: {near[0]} is for a URL that begins with rediss://"
+        raise BadUrl(f"{name} {why}", form=False)
+
+
+def _unread(why: str) -> str:
+    """What could not be read, by the words of Python and of redis-py: they may have a password."""
+    option = re.match(r"Invalid value for '([a-z_]+)' in connection URL", why)
+    if option:
+        return f"{option[1]} has a value that makes no sense"
+    if why.startswith("Port"):
+        return (
+            "its port is no number of 0 to 65535 (in a password / is written %2F, # %23, ? %3F, "
+            "@ %40 and % %25)"
+        )
+    return "something in it can't be read"
 
 
 _NOT_FOR_IT = ("connection_class", "sentinel_username", "sentinel_password")

@@ -29,8 +29,8 @@ from stargate.backplane.redis.commands import (
     opened,
     pipeline,
     portions,
-    reason,
 )
+from stargate.backplane.redis.errors import reason
 from stargate.backplane.redis.scripts import Script
 from stargate.exceptions import BackplaneError
 

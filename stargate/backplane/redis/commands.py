@@ -27,6 +27,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stargate.backplane.redis.address import Address
+from stargate.backplane.redis.errors import reason
 from stargate.backplane.redis.scripts import Script
 from stargate.exceptions import BackplaneError
 
@@ -151,12 +152,6 @@ def answer(connection: Any, deadline: Deadline, *command: Any) -> Any:
     """The answer to one command over a connection of its own."""
     connection.send_command(*command)
     return connection.read(deadline)
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, in words that no password is in."""
-    text = str(error) or type(error).__name__
-    return text if isinstance(error, RedisError | OSError) else repr(error)
 
 
 def was_answered(error: BaseException) -> bool:

@@ -15,8 +15,11 @@ from time import monotonic
 from typing import Any, Protocol
 
 import hiredis
-from redis import exceptions
-from redis.connection import DefaultParser
+from redis.connection import SSLConnection
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stargate.backplane.redis.errors import NO_HANDSHAKE, SILENT, not_opened, not_redis, parsed
 
 #: Bytes in one read.
 READ_SIZE = 65_536
@@ -40,7 +43,7 @@ class Connection:
     :meth:`disconnect` it.
     """
 
-    __slots__ = ("__weakref__", "_plain", "_reader", "_sock", "_timeout")
+    __slots__ = ("__weakref__", "_heard", "_plain", "_reader", "_sock", "_timeout")
 
     def __init__(self, plain: Any, timeout: float) -> None:
         plain.redis_connect_func = _nothing  # Logging in is ours.
@@ -48,13 +51,15 @@ class Connection:
         self._reader = hiredis.Reader(replyError=parsed, notEnoughData=_MORE)
         #: ``None`` while it is closed.
         self._sock: Any = None
+        #: Whether the server has said anything.
+        self._heard = False
         _connections.add(self)
 
     def connect(self) -> None:
         """Open it and log in, within the ``timeout`` that it was made with."""
         until = _Until(self._timeout)
         try:
-            self._plain.connect()
+            self._dial()
             self._sock = self._plain._sock
             self._log_in(until)
         except BaseException:
@@ -99,8 +104,13 @@ class Connection:
                 if not block:
                     raise ConnectionError("the server has closed the connection")
                 self._reader.feed(block)
+                self._heard = True
         except hiredis.HiredisError as error:
-            raise ConnectionError(str(error)) from error
+            raise ConnectionError(not_redis(error)) from error
+        except ConnectionError as error:
+            if self._heard:
+                raise
+            raise ConnectionError(SILENT) from error
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -131,6 +141,17 @@ class Connection:
             pass
         return False  # Its end, or bytes that nobody has asked for.
 
+    def _dial(self) -> None:
+        self._heard = False
+        try:
+            self._plain.connect()
+        except (RedisTimeoutError, TimeoutError) as error:
+            if not isinstance(self._plain, SSLConnection):
+                raise
+            raise TimeoutError(NO_HANDSHAKE.format(self._timeout)) from error
+        except (RedisError, OSError, UnicodeError) as error:
+            raise ConnectionError(not_opened(error, self._plain)) from error
+
     def _log_in(self, until: Left) -> None:
         plain = self._plain
         commands: list[tuple[Any, ...]] = []
@@ -157,13 +178,6 @@ def _leave() -> None:
 
 
 os.register_at_fork(after_in_child=_leave)
-
-
-def parsed(text: str) -> Exception:
-    """An error of the server as redis-py has it, and never the one for a lost connection."""
-    error: Exception = DefaultParser.parse_error(text)
-    lost = type(error) is exceptions.ConnectionError  # "max number of clients reached"
-    return exceptions.ResponseError(text) if lost else error
 
 
 def _nothing(_connection: object) -> None:

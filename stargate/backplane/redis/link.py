@@ -17,7 +17,8 @@ from typing import Any
 import hiredis
 from redis.exceptions import RedisError
 
-from stargate.backplane.redis.commands import Deadline, Place, portions, reason
+from stargate.backplane.redis.commands import Deadline, Place, portions
+from stargate.backplane.redis.errors import SILENT, parsed, reason
 
 log = logging.getLogger("stargate.backplane")
 
@@ -253,7 +254,9 @@ class Link:
                 self._look_around()
                 continue
             if not count:
-                raise ConnectionError("the server has closed the connection")
+                raise ConnectionError(
+                    "the server has closed the connection" if self._answered else SILENT
+                )
             self._heard, self._pinged, self._mute = time.monotonic(), False, False
             reader.feed(buffer, 0, count)
             while (reply := reader.gets()) is not _MORE:
@@ -311,7 +314,7 @@ class Link:
                 }
             self._let_go(gone, None)
         else:
-            raise ConnectionError(f"the server said: {why}")
+            raise parsed(why)
         with self._lock:
             self._unsubscribing.clear()  # It may have been that: then there is nothing more to do.
 

@@ -24,8 +24,8 @@ from stargate.backplane.redis.commands import (
     answer,
     is_out_of_reach,
     opened,
-    reason,
 )
+from stargate.backplane.redis.errors import reason
 from stargate.exceptions import BackplaneError
 
 log = logging.getLogger("stargate.backplane")
@@ -141,5 +141,8 @@ class SentinelCommands(Commands):
         finally:
             connection.disconnect()
         if found is None:
-            raise ConnectionError(f"this Sentinel watches nothing of the name {name!r}")
+            raise ConnectionError(
+                f"this Sentinel watches nothing of the name {name!r}: the URL must end with the "
+                "name in its sentinel monitor, as in redis+sentinel://HOST:26379/NAME/0"
+            )
         return found[0].decode(), int(found[1])

@@ -108,7 +108,6 @@ def test_what_is_no_url_is_refused_and_not_shown(url):
     with pytest.raises(BadUrl) as caught:
         parse(url)
     assert SECRET not in str(caught.value)
-    assert "redis+sentinel://host:26379" in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
@@ -175,7 +174,7 @@ def test_tls_is_checked(own_redis):
     assert isinstance(trusting._sock, ssl.SSLSocket)
     assert trusting.is_open()
     trusting.disconnect()
-    with pytest.raises(Exception, match="certificate verify failed") as caught:
+    with pytest.raises(Exception, match="not to be trusted") as caught:
         parse(server.url).connection(10.0).connect()
     assert SECRET not in str(caught.value)
 

@@ -180,13 +180,13 @@ def test_all_connections_are_in_use(redis_server, commands, namespace):
 
 def test_a_wrong_password(own_redis, commands):
     server = own_redis(requirepass="word")
-    with failing(NOT_SENT, "invalid username-password pair"):
+    with failing(NOT_SENT, "does not take the user and password"):
         count(commands(server.url.replace("word", "other")))
 
 
 def test_no_password(own_redis, commands):
     server = own_redis(requirepass="word")
-    with failing(NOT_SENT, "Authentication required"):
+    with failing(NOT_SENT, "Redis wants a password"):
         count(commands(server.url.replace(":word@", "")))
 
 
@@ -203,7 +203,7 @@ def test_a_server_out_of_memory(own_redis, commands):
     server = own_redis(maxmemory_policy="noeviction")
     found = commands(server.url, 10.0)
     server.ask("CONFIG", "SET", "maxmemory", "1mb")
-    with failing(NOT_SENT, "command not allowed when used memory", 10.0):
+    with failing(NOT_SENT, "no memory left", 10.0):
         count(found)
     assert count_is(server, 0)
     server.ask("CONFIG", "SET", "maxmemory", "0")
@@ -227,7 +227,7 @@ def test_a_server_that_loads_its_data(own_redis, commands):
             loading.append(str(error))
 
     wait_until(has_loaded)
-    assert any("loading" in each for each in loading)
+    assert any("just been started" in each for each in loading)
     assert count_is(server, 2)
 
 
@@ -235,7 +235,7 @@ def test_a_replica_is_no_place_to_write(own_redis, commands):
     server = own_redis()
     with replica_of(server) as replica:
         found = commands(replica.url, 10.0)
-        with failing(NOT_SENT, "read only replica", 10.0):
+        with failing(NOT_SENT, "is a replica", 10.0):
             count(found)
         wait_until(lambda: "addr=127.0.0.1" not in replica.ask("CLIENT", "LIST", "TYPE", "normal"))
 
@@ -303,7 +303,7 @@ def test_a_connection_too_many(own_redis, commands):
     others = [commands(server.url, 10.0)]
     count(others[0])
     refused = commands(server.url, 10.0)
-    with failing(NOT_SENT, "max number of clients", 10.0):
+    with failing(NOT_SENT, "too many connections", 10.0):
         count(refused)
 
 

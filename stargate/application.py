@@ -70,7 +70,7 @@ class Gate:
         before = vars(self).get("_delivery"), vars(self).get("_backplane")
         self._delivery = Delivery(self.counters, self._notify)
         self._topics = self._delivery.topics
-        self._backplane: Any = make_backplane(self.settings, self._delivery, self.counters)
+        self._backplane: Any = make_backplane(self.settings, self._delivery)
         self._topics.backplane = self._backplane
         return before
 

@@ -73,7 +73,7 @@ def includeme(config: Configurator) -> None:
 def _register_gate(config: Configurator, settings: dict[str, Any]) -> None:
     try:
         made = Gate(config.registry, settings)
-    except ValueError as error:  # The URL of a Redis is read by whoever connects to it.
+    except (ValueError, ImportError) as error:  # A URL is read by whoever connects to it.
         shown = without_password(settings["backplane"])
         raise ConfigurationError(f"stargate.backplane = {shown!r}: {error}") from error
     intr = config.introspectable("stargate", "gate", "the gate of this application", "gate")

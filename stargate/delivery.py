@@ -39,6 +39,7 @@ class Delivery:
     def __init__(
         self, counters: Counters, notify: Callable[[str, tuple[Any, ...]], object]
     ) -> None:
+        self.counters = counters
         self.topics = Topics(counters)
         self.walks = Walks()
         #: What pings the WebSockets; ``None`` where nothing does.

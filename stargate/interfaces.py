@@ -188,8 +188,35 @@ class IBackplane(Interface):
         """This process is about to end: say so, and let go of everything."""
 
 
+class IPublisher(Interface):
+    """What sends to the listeners of a namespace from a program that serves nothing.
+
+    ``stargate.connect()`` and the ``stargate`` command use it, from any thread, and after a fork in
+    parent and child. What waits raises ``BackplaneError``.
+    """
+
+    def publish(topic, message, excluded, key=None):
+        """As ``IBackplane`` has it, kept as the application said; returns a ``message.Sent``."""
+
+    def history(topic, since=None, limit=100):
+        """As ``IBackplane`` has it."""
+
+    def presence(topic):
+        """As ``IBackplane`` has it."""
+
+    def listener_count(topic):
+        """As ``IBackplane`` has it."""
+
+    def close():
+        """Close its connections; twice is once."""
+
+
 class IReceiver(Interface):
     """The side of an application that a backplane speaks to, in the engine's own thread."""
+
+    counters = Attribute(
+        "What ``stats()`` shows: ``published`` and ``received`` are yours to count."
+    )
 
     def deliver(topic, message, excluded):
         """Send ``message`` to the listeners of ``topic`` in this process. From any thread."""

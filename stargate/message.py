@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import NamedTuple
 
 from stargate.envelope import envelope
 
@@ -23,6 +24,17 @@ _EMPTY_BLOCK = b"\x00\x00\xff\xff"
 
 #: What a form has on top for listeners that get each message in an envelope.
 ENVELOPE = 32
+
+
+class Sent(NamedTuple):
+    """What became of a message that was sent."""
+
+    #: Its id; ``None`` where nothing is kept of its address.
+    id: str | None
+    #: How many processes listen there, by the number of connections that it was given to.
+    processes: int
+    #: Whether it was sent before with the same key, and not now; then nobody was counted.
+    repeated: bool
 
 
 class Message:

@@ -10,22 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from json import dumps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stargate.backplane import make_publisher
 from stargate.exceptions import MessageTooBig
 from stargate.history import History
 from stargate.inifile import read_ini
 from stargate.jsontext import checked
-from stargate.message import BINARY, taken_apart
+from stargate.message import Message, Sent
 from stargate.paths import check_address
 from stargate.settings import APPLICATION, application_values, values
-from stargate.wire import BINARY as WIRE_BINARY
-from stargate.wire import JSON, TEXT
-
-if TYPE_CHECKING:
-    from stargate.backplane.redis.publisher import Publisher as Namespace
-    from stargate.backplane.redis.publisher import Sent
-    from stargate.backplane.redis.who import Reader
 
 MEMORY = (
     "{0} has no stargate.backplane but the memory of the process that serves: no other process "
@@ -49,9 +43,9 @@ def connect(
 
     It must be closed at the end, by ``close()`` or ``with``.
 
-    ``target`` is the URL of a Redis, as in ``stargate.backplane``, and ``namespace`` the name of
-    the application there; or ``target`` is the path of the application's ini file,
-    ``production.ini`` or ``production.ini#name``, and brings its own.
+    ``target`` is the URL of a Redis, or of another backplane, as in ``stargate.backplane``, and
+    ``namespace`` the name of the application there; or ``target`` is the path of the application's
+    ini file, ``production.ini`` or ``production.ini#name``, and brings its own.
 
     ``timeout`` is how many seconds one call may take in all: 2, or ``stargate.backplane_timeout``
     of the ini file. ``max_send_size`` is the longest message, in bytes: 1,048,576, or what holds
@@ -60,8 +54,9 @@ def connect(
     returns: 0, or ``stargate.backplane_replicas``. ``json`` writes a value as JSON: ``json.dumps``.
 
     Nothing is connected before the first call. Raises ``ValueError`` for a target that makes no
-    sense, such as an ini file with the memory backplane, ``FileNotFoundError`` for one that is not
-    there, and ``ModuleNotFoundError`` where redis-py is missing.
+    sense, such as an ini file with the memory backplane or a scheme that no installed package has a
+    backplane for, ``FileNotFoundError`` for one that is not there, and ``ModuleNotFoundError``
+    where redis-py is missing.
     """
     if not isinstance(target, str | os.PathLike):
         raise TypeError(f"a target is the URL of a Redis or the path of an ini file: {target!r}")
@@ -74,7 +69,8 @@ def connect(
     given = {name: value for name, value in given.items() if value is not None}
     found = _of_url(where, namespace) if "://" in where else _of_ini(where, namespace)
     found |= {name: values(APPLICATION, given, "")[name] for name in given}
-    return Publisher(_in_redis(found), int(found["max_send_size"]), json or dumps)
+    size = int(found["max_send_size"])
+    return Publisher(make_publisher(found), found["namespace"], size, json or dumps)
 
 
 class Publisher:
@@ -86,13 +82,18 @@ class Publisher:
     """
 
     def __init__(
-        self, namespace: Namespace, max_send_size: int, json: Callable[[Any], str | bytes]
+        self,
+        backplane: Any,
+        namespace: str,
+        max_send_size: int,
+        json: Callable[[Any], str | bytes],
     ) -> None:
-        self._namespace, self._max_send_size, self._json = namespace, max_send_size, json
+        self._backplane, self._namespace = backplane, namespace
+        self._max_send_size, self._json = max_send_size, json
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Publisher to {self._namespace.namespace} at {self._namespace.commands.address}>"
+        return f"<Publisher to {self._namespace} at {self._backplane}>"
 
     def send(
         self,
@@ -147,11 +148,13 @@ class Publisher:
         whether the ``key`` is a repeat: then nothing was sent, and ``processes`` is 0.
         """
         if json:
-            kind, payload = JSON, checked(self._json(message)).encode()
-        else:
-            opcode, payload = taken_apart(message)
-            kind = WIRE_BINARY if opcode == BINARY else TEXT
-        return self._publish(path, kind, payload, exclude, key)
+            text = checked(self._json(message))
+            message = text if isinstance(text, str) else str(text, "utf-8")
+        made, address = Message(message, json=json), _checked(path)
+        if len(made.payload) > self._max_send_size:
+            raise MessageTooBig(address, len(made.payload), self._max_send_size)
+        sent: Sent = self._open().publish(address, made, _ids(exclude), key)
+        return sent
 
     def history(self, path: str, since: str | None = None, limit: int = 100) -> History:
         """The messages that are kept of the resource at ``path``, oldest first: a list.
@@ -162,20 +165,23 @@ class Publisher:
         """
         if limit < 1:
             raise ValueError(f"limit = {limit!r}: it must be at least 1")
-        return self._open().history(_checked(path), since, limit)
+        found: History = self._open().history(_checked(path), since, limit)
+        return found
 
     def presence(self, path: str) -> dict[str | int, int]:
         """Who listens to the resource at ``path``: names, and how many WebSockets each has."""
-        return self._here().presence(_checked(path))
+        found: dict[str | int, int] = self._open().presence(_checked(path))
+        return found
 
     def listener_count(self, path: str) -> int:
         """How many WebSockets listen to the resource at ``path``, those with no name included."""
-        return self._here().listener_count(_checked(path))
+        found: int = self._open().listener_count(_checked(path))
+        return found
 
     def close(self) -> None:
         """Close its connections: what is under way is finished, and no more can be done."""
         self._closed = True
-        self._namespace.close()
+        self._backplane.close()
 
     def __enter__(self) -> Publisher:
         return self
@@ -183,30 +189,16 @@ class Publisher:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _publish(
-        self, path: str, kind: str, payload: bytes, exclude: str | Iterable[str], key: str | None
-    ) -> Sent:
-        address = _checked(path)
-        if len(payload) > self._max_send_size:
-            raise MessageTooBig(address, len(payload), self._max_send_size)
-        return self._open().send(address, kind, payload, _ids(exclude), key=key)
-
-    def _here(self) -> Reader:
-        from stargate.backplane.redis.who import Reader
-
-        namespace = self._open()
-        return Reader(namespace.commands, namespace.namespace)
-
-    def _open(self) -> Namespace:
+    def _open(self) -> Any:
         if self._closed:
             raise ValueError("this publisher is closed")
-        return self._namespace
+        return self._backplane
 
 
 def _of_url(url: str, namespace: str | None) -> dict[str, Any]:
     if not namespace:
         raise ValueError(
-            "with the URL of a Redis the namespace is needed, which is the application's name "
+            "with a URL the namespace is needed, which is the application's name "
             "there: stargate.namespace in its settings"
         )
     return application_values({"stargate.backplane": url, "stargate.namespace": namespace})
@@ -223,22 +215,6 @@ def _of_ini(path: str, namespace: str | None) -> dict[str, Any]:
     if found["backplane"] == "memory":
         raise ValueError(MEMORY.format(path))
     return found
-
-
-def _in_redis(settings: dict[str, Any]) -> Namespace:
-    try:
-        from stargate.backplane.redis.kinds import commands_to
-        from stargate.backplane.redis.publisher import Publisher as Namespace
-    except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        raise ModuleNotFoundError(
-            f"{name} is missing: pip install stargate[redis]", name=name
-        ) from error
-    return Namespace(
-        commands_to(settings["backplane"], float(settings["backplane_timeout"])),
-        settings["namespace"],
-        replicas=int(settings["backplane_replicas"]),
-    )
 
 
 def _checked(path: str) -> str:

@@ -67,7 +67,9 @@ def serve(application: Application | str, listen: str = "localhost:6543", **sett
 
 def run(application: Application, settings: ServerSettings) -> None:
     """Serve ``application`` until SIGTERM or SIGINT, then drain, and return: the process ends."""
-    Server(application, settings).run()
+    from stargate.activation import activated
+
+    Server(application, settings, activated(tls=bool(settings.certfile))).run()
 
 
 class Server:
@@ -92,6 +94,7 @@ class Server:
 
             tls = server_context(settings.certfile, settings.keyfile)
         self._scheme = "http" if tls is None else "https"
+        path = settings.unix_socket if listening is None else ""  # Theirs is not ours to remove.
         if listening is None:
             listening = listening_sockets(
                 settings.listen or (f"{settings.host}:{settings.port}",),
@@ -104,7 +107,7 @@ class Server:
         self.http: HttpServer = HttpServer(application, self._listening, settings, tls)
         self.engine = self.http.engine
         self.engine.threads.limit = settings.thread_limit
-        self._unix_socket = os.stat(settings.unix_socket).st_ino if settings.unix_socket else None
+        self._unix_socket = os.stat(path).st_ino if path else None
         self._main, self._deadline, self._next_look = None, None, None  # type: Any, Any, Any
         self._signalled = self._stopping = False
         self._stopped_at = 0.0
@@ -113,10 +116,7 @@ class Server:
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens: ``http://host:port``, or ``unix:`` and the path of a UNIX socket.
-
-        With TLS it is ``https://``.
-        """
+        """Where it listens: ``http[s]://host:port``, or ``unix:`` and the path of a socket."""
         from stargate.listening import describe
 
         return [describe(sock.getsockname(), self._scheme) for sock in self._listening]

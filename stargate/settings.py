@@ -13,12 +13,15 @@ from difflib import get_close_matches
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import Any, NoReturn
 
+from stargate.backplane import entry_point
 from stargate.origins import origins
 from stargate.parsers import at_least, flag, one_of, seconds
 
 PREFIX = "stargate."
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII).fullmatch
+#: A URL, by its scheme (RFC 3986, section 3.1).
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+").fullmatch
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,17 @@ class Setting:
     reason: str
 
 
-#: How like ``stargate`` another word must be to be meant for it: one letter of it may be missing,
-#: too many or elsewhere, but not another one (``stargaze`` may be somebody's).
+#: How like ``stargate`` another word must be to be meant for it: ``stargaze`` may be somebody's.
 NEAR = 0.9
-
-BACKPLANES = ("redis", "rediss", "unix")
 
 
 def backplane(value: Any) -> str:
-    """A parser for ``memory`` or the URL of a Redis."""
+    """A parser for ``memory`` or a URL, of whose scheme a backplane is installed."""
     text = str(value).strip()
-    scheme, _, rest = text.partition("://")
-    is_url = rest and scheme.partition("+")[0] in BACKPLANES and not re.search(r"\s", text)
-    if text != "memory" and not is_url:
+    if text != "memory" and (not _URL(text) or text.startswith("memory:")):
         several = ", one alone and without white space" if re.search(r"\s", text) else ""
         raise ValueError(f"it must be 'memory' or a URL as in redis://localhost:6379/0{several}")
+    entry_point(text)
     return text
 
 
@@ -226,7 +225,8 @@ APPLICATION = (
         "What carries messages between processes. `memory` carries them within this one; a URL "
         "names a Redis (7 or later) or Valkey: `redis://host:6379/0`, `rediss://` with TLS, "
         "`unix:///path`, `redis+sentinel://host:26379,host:26379/name`, or `redis+cluster://host`. "
-        "It needs `pip install stargate[redis]` and a `namespace`.",
+        "It needs `pip install stargate[redis]` and a `namespace`. Packages of others may bring "
+        "other schemes.",
     ),
     Setting(
         "namespace",
@@ -348,8 +348,8 @@ def application_values(settings: Mapping[str, Any]) -> dict[str, Any]:
         )
     if found["backplane"] != "memory" and not found["namespace"]:
         raise ValueError(
-            f"{PREFIX}namespace is not set: with a Redis it must be the name of this application "
-            "there, as in stargate.namespace = shop"
+            f"{PREFIX}namespace is not set: with {found['backplane'].partition('://')[0]}:// it "
+            "must be the name of this application there, as in stargate.namespace = shop"
         )
     return found
 

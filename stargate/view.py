@@ -20,6 +20,7 @@ from pyramid.threadlocal import manager
 from zope.interface import implementer
 
 from stargate.addresses import CAPTURED, address_of
+from stargate.answered import answered
 from stargate.application import gate
 from stargate.connection import NORMAL
 from stargate.engine import current_engine, refuse, stopping, take_over
@@ -119,8 +120,11 @@ class WebSocketResponse(Response):
     """A 101 that takes the connection out of WSGI when the server calls it."""
 
     def __init__(self, view: WebSocketView, accepted: Accepted) -> None:
-        super().__init__(status="101 Switching Protocols", headerlist=[])
         request = view.request
+        said = request.__dict__.get("response")  # By the view's __init__, or before it.
+        headers = said.headerlist if said is not None else ()
+        own = [(name, value) for name, value in headers if not name.lower().startswith("content-")]
+        super().__init__(status="101 Switching Protocols", headerlist=own)
         self._stargate = (view, accepted)
         with suppress(Exception):  # Whoever needs it will hear of it then.
             setattr(request, CAPTURED, (view.context, address_of(view.context)))
@@ -154,6 +158,7 @@ class WebSocketResponse(Response):
         request.__dict__["environ"] = _detached(environ)
         request.__dict__.pop("__view__", None)  # A cycle: the request would wait for the collector.
         request.context = view.context  # The router has dropped it.
+        answered(request)
         websocket: WebSocket | None = None
         try:
             websocket = WebSocket(

@@ -219,12 +219,14 @@ def test_a_handshake_is_never_taken_by_a_page(live_server, predicates):
 # docs/howto/without-an-ini-file.rst
 
 
-def test_the_program_without_an_ini_file_serves_and_stops(lamp_files, tmp_path):
-    code = modules("howto/without-an-ini-file.rst")["serve.py"]
-    assert "localhost:6543" in code
-    write(tmp_path, lamp_files | {"serve.py": code.replace("localhost:6543", "127.0.0.1:0")})
+@pytest.mark.parametrize("name", ["serve.py", "serve_by_name.py"])
+def test_the_program_without_an_ini_file_serves_and_stops(lamp_files, tmp_path, name):
+    found = modules("howto/without-an-ini-file.rst")
+    assert "localhost:6543" in found[name]
+    found[name] = found[name].replace("localhost:6543", "127.0.0.1:0")
+    write(tmp_path, lamp_files | found)
     with subprocess.Popen(
-        [sys.executable, "serve.py"],
+        [sys.executable, name],
         cwd=tmp_path,
         env={**os.environ, "PYTHONWARNINGS": "ignore::UserWarning"},  # Pyramid's own.
         stderr=subprocess.PIPE,
@@ -270,8 +272,10 @@ def test_the_settings_and_the_publisher_of_the_page_belong_together(
 @pytest.mark.parametrize("name", ["howto/send-from-anywhere.rst", "commands.rst"])
 def test_every_command_that_is_shown_is_understood(name):
     text = (ROOT / "docs" / name).read_text()
-    lines = re.findall(r"^    (?:\$ )?((?:.* \| )?stargate .*)$", text, re.MULTILINE)
-    shown = [shlex.split(each)[shlex.split(each).index("stargate") + 1 :] for each in lines]
+    lines = re.findall(
+        r"^    (?:\$ )?(?:.* \| )?(?:/srv/shop/env/bin/)?stargate (.*)$", text, re.MULTILINE
+    )
+    shown = [shlex.split(each) for each in lines]
     assert len(shown) >= 3
     for words in shown:
         make_parser().parse_args(words)
@@ -352,3 +356,20 @@ def test_what_waits_for_a_process_lets_the_others_go_on():
     command = [sys.executable, "-W", "ignore", "-c", OTHERS_GO_ON.format(code=code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+# docs/howto/systemd.rst
+
+
+def test_the_units_of_systemd_belong_together():
+    page, units = ROOT / "docs/howto/systemd.rst", {}
+    for caption, text in blocks(page, "ini"):
+        units[Path(caption).name] = ConfigParser()
+        units[Path(caption).name].optionxform = str
+        units[Path(caption).name].read_string(text)
+    assert set(units) == {"lamp.socket", "lamp.service"}
+    path = units["lamp.socket"]["Socket"]["ListenStream"]
+    assert units["lamp.service"]["Unit"]["Requires"] == "lamp.socket"
+    assert units["lamp.service"]["Service"]["ExecStart"].endswith("/pserve production.ini")
+    for shown in (f"unix_socket: unix:{path}\n", f"proxy_pass http://unix:{path};"):
+        assert shown in page.read_text()

@@ -290,7 +290,7 @@ def test_a_namespace_is_needed_with_a_url(redis_server):
     ("arguments", "options", "why"),
     [
         (("redis://localhost", "a b"), {}, "stargate.namespace = 'a b'"),
-        (("http://localhost", "shop"), {}, "must be 'memory' or a URL"),
+        (("http://localhost", "shop"), {}, "no backplane for http:// is installed"),
         (("redis://localhost?socket_timeout=5", "shop"), {}, "socket_timeout is not for the URL"),
         (("redis://localhost", "shop"), {"timeout": 0}, "backplane_timeout = 0: .* at least"),
         (("redis://localhost", "shop"), {"replicas": -1}, "backplane_replicas = -1"),
@@ -318,7 +318,7 @@ def test_an_ini_file_brings_everything(tmp_path, redis_server, namespace, keep):
         "stargate.outbox_size = 40",
     )
     with stargate.connect(path) as publisher:
-        assert publisher._namespace.commands.timeout == 0.5
+        assert publisher._backplane._publisher.commands.timeout == 0.5
         with pytest.raises(BackplaneError) as caught:  # There is no replica.
             publisher.send("/jobs/1", "on")
         assert caught.value.outcome == "unknown"
@@ -535,7 +535,7 @@ def test_nothing_is_connected_before_the_first_call_or_after_the_end(own_redis, 
 def test_a_connection_that_is_in_use_at_the_end_is_closed_when_it_is_not(redis_server, namespace):
     publisher = stargate.connect(redis_server.url, namespace)
     publisher.send("/jobs/1", "on")
-    [pool] = publisher._namespace.commands._pools.values()
+    [pool] = publisher._backplane._publisher.commands._pools.values()
     connection = pool.take(Deadline(30))
     publisher.close()
     assert connection._sock is not None

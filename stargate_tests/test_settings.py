@@ -227,8 +227,10 @@ def test_a_backplane_is_the_url_of_a_redis(url):
     assert (found["backplane"], found["namespace"]) == (url, "shop")
 
 
-@pytest.mark.parametrize("url", ["Memory", "", "localhost:6379", "redis", "redis:", "amqp://here"])
-def test_what_is_no_url_of_a_redis_is_a_configuration_error(url):
+@pytest.mark.parametrize(
+    "url", ["Memory", "", "localhost:6379", "redis", "redis:", "memory://x", "a b://c"]
+)
+def test_what_is_no_url_is_a_configuration_error(url):
     with pytest.raises(ConfigurationError, match="it must be 'memory' or a URL as in redis://"):
         read_application({"stargate.backplane": url})
 
@@ -237,7 +239,7 @@ def test_with_a_redis_a_namespace_is_required():
     with pytest.raises(ConfigurationError) as caught:
         read_application({"stargate.backplane": "redis://:secret@localhost"})
     assert str(caught.value) == (
-        "stargate.namespace is not set: with a Redis it must be the name of this application "
+        "stargate.namespace is not set: with redis:// it must be the name of this application "
         "there, as in stargate.namespace = shop"
     )
 

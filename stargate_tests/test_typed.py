@@ -83,7 +83,7 @@ APPLICATION = [
 
 NO_APPLICATION = [
     ("backplane", '"redis://localhost"', "a URL as in redis://"),
-    ("backplane", "http://localhost:6379", "a URL as in redis://"),
+    ("backplane", "http://localhost:6379", "no backplane for http:// is installed"),
     ("backplane", "localhost:6379", "a URL as in redis://"),
     ("backplane", "redis://a redis://b", "a URL as in redis://"),
     ("backplane", "redis://a, redis://b", "a URL as in redis://"),

@@ -1,6 +1,6 @@
 """What cron starts: send one message, and be silent unless it failed.
 
-*/5 * * * *  python cron.py /srv/shop/production.ini /prices
+*/5 * * * *  /srv/shop/env/bin/python /srv/shop/cron.py /srv/shop/production.ini /prices
 """
 
 import os

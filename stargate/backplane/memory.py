@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from itertools import count, islice
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -235,3 +235,8 @@ class _Kept:
             return MessageId(self.position.epoch, 0, NO_TAG)
         index = len(self._entries) - newer - 1
         return MessageId.parse(self._entries[index].id) if index >= 0 else None
+
+
+def make_backplane(_settings: Mapping[str, Any], receiver: Any) -> MemoryBackplane:
+    """What the entry point ``memory`` means."""
+    return MemoryBackplane(receiver)

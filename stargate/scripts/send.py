@@ -13,7 +13,7 @@ from stargate.scripts.output import Unwritten, put, remark
 from stargate.scripts.targets import TARGET, Failed, Misused, Unheard, add_target, connected
 
 if TYPE_CHECKING:
-    from stargate.backplane.redis.publisher import Sent
+    from stargate.message import Sent
     from stargate.publisher import Publisher
 
 #: Where a message stands that is in the command line itself.

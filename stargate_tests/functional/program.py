@@ -42,9 +42,12 @@ format = %(levelname)s %(name)s %(message)s
 class Program:
     """A process that serves, its log as it comes, and its end."""
 
-    def __init__(self, command, *, stdout=subprocess.DEVNULL, unbuffered="1"):
-        environ = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED=unbuffered)
-        self.process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=stdout)
+    def __init__(self, command, path=(), *, stdout=subprocess.DEVNULL, unbuffered="1", **options):
+        path = os.pathsep.join(map(str, (ROOT, *path)))
+        environ = dict(os.environ, PYTHONPATH=path, PYTHONUNBUFFERED=unbuffered)
+        self.process = subprocess.Popen(
+            command, **options, env=environ, stderr=subprocess.PIPE, stdout=stdout
+        )
         self.log = ""
         self.url = None
 
@@ -94,12 +97,15 @@ def pserve(
     server="listen = 127.0.0.1:0",
     app="",
     module="program_app",
+    path=(),
+    prefix=(),
+    **options,
 ):
     """``pserve`` on a free port; its ``url`` is known once it listens."""
     ini = tmp_path / "test.ini"
     ini.write_text(INI.format(name=name, server=server, app=app, module=module))
-    command = [sys.executable, "-m", "pyramid.scripts.pserve", str(ini), *arguments]
-    program = Program(command)
+    command = [*prefix, sys.executable, "-m", "pyramid.scripts.pserve", str(ini), *arguments]
+    program = Program(command, path, **options)
     try:
         program.url = program.expect(r"serving on (\S+)").group(1)
     except BaseException:

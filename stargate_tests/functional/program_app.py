@@ -1,6 +1,7 @@
 """The application that the tests start with ``pserve``."""
 
 import logging
+import os
 import time
 
 from pyramid.config import Configurator
@@ -77,6 +78,12 @@ def patched(context, request):
     return Response(str(is_monkey_patched("thread")))
 
 
+def activation(context, request):
+    """What a child would have of systemd's socket activation."""
+    said = [name for name in os.environ if name.startswith("LISTEN_")]
+    return Response(f"{said} {os.get_inheritable(3)}")
+
+
 class Kept(Node):
     """A resource that keeps its messages."""
 
@@ -94,7 +101,7 @@ def main(global_config, **settings):
         config.add_websocket_view(Listen, context=Node, name="listen")
         config.add_websocket_view(Listen, context=Kept, name="ids", ids=True)
         config.add_websocket_view(Deaf, context=Node, name="deaf")
-        for view in (thread_locals, slow, fail, send, many, flood, refusals, patched):
+        for view in (thread_locals, slow, fail, send, many, flood, refusals, patched, activation):
             config.add_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()
 

@@ -66,6 +66,6 @@ def test_a_command_line_that_makes_no_sense_is_2(command, words, why):
 
 
 def test_without_redis_py_it_is_1_and_says_what_to_install(command, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "stargate.backplane.redis.publisher", None)
+    monkeypatch.setitem(__import__("sys").modules, "stargate.backplane.redis.outside", None)
     code, _, err = command("send", "redis://h", "/a", "on", "--namespace", "shop")
     assert code == 1 and "pip install stargate[redis]" in err

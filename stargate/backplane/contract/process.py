@@ -18,6 +18,7 @@ from zope.interface import implementer
 from stargate.history import History, Keep
 from stargate.interfaces import IReceiver
 from stargate.message import BINARY, Message
+from stargate.stats import Counters
 
 #: Seconds that an event is waited for: generous, since only a test that fails waits for it.
 DEADLINE = 30.0
@@ -71,6 +72,7 @@ class Receiver:
     """What a backplane under test hands its messages to; :meth:`stop` ends its thread."""
 
     def __init__(self) -> None:
+        self.counters = Counters()
         #: Who listens at which topic.
         self.listeners: dict[Hashable, list[Listener]] = {}
         #: Everything that has been delivered: the topic and the message.

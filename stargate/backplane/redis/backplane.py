@@ -19,7 +19,7 @@ from stargate.backplane.redis.feed import Lack
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.links import Links
 from stargate.backplane.redis.presence import Presence
-from stargate.backplane.redis.publisher import Page, Publisher, as_history
+from stargate.backplane.redis.publisher import Page, Publisher, as_history, kind_of
 from stargate.backplane.redis.subscription import Subscription, offset_of
 from stargate.backplane.redis.turns import Turns
 from stargate.backplane.redis.upkeep import Upkeep
@@ -27,10 +27,9 @@ from stargate.backplane.redis.who import Reader
 from stargate.exceptions import BackplaneError, shortened
 from stargate.history import LAST, History, Keep, MessageId
 from stargate.interfaces import IBackplane
-from stargate.message import BINARY, Message
+from stargate.message import Message
 from stargate.peerlog import peerlog
-from stargate.wire import BINARY as WIRE_BINARY
-from stargate.wire import JSON, TEXT, Packet, WireError, decode
+from stargate.wire import JSON, Packet, WireError, decode
 
 if TYPE_CHECKING:
     from stargate.backplane.redis.sweep import Event
@@ -97,9 +96,10 @@ class RedisBackplane:
         key: str | None = None,
     ) -> str | None:
         """Send ``message`` to the listeners of ``topic`` in every process of the namespace."""
-        kind = WIRE_BINARY if message.opcode == BINARY else JSON if message.json else TEXT
         try:
-            id = self.publisher.publish(topic, kind, message.payload, excluded, keep, key)
+            id = self.publisher.publish(
+                topic, kind_of(message), message.payload, excluded, keep, key
+            )
         except BackplaneError as error:
             if not self._local or error.outcome != NOT_SENT:
                 raise

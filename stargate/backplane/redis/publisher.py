@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from stargate.backplane.redis.commands import Commands
 from stargate.backplane.redis.scripts import PUBLISH, READ, TOUCH, Keys, keys_of
 from stargate.history import LAST, NO_TAG, History, Keep, Kept, MessageId, random_part
-from stargate.wire import JSON, Packet, WireError, decode, halves
+from stargate.message import BINARY, Message, Sent
+from stargate.wire import BINARY as WIRE_BINARY
+from stargate.wire import JSON, TEXT, Packet, WireError, decode, halves
 
 #: How long a send may be repeated with the same key, in milliseconds.
 REPEAT_MS = 60_000
@@ -31,17 +33,6 @@ class Page(NamedTuple):
     #: Whether the history still has what was asked for as it was.
     holds: bool
     packets: list[Packet]
-
-
-class Sent(NamedTuple):
-    """What became of a message that was sent."""
-
-    #: Its id; ``None`` where nothing is kept of its address.
-    id: str | None
-    #: How many processes listen there, by the number of connections that the Redis gave it to.
-    processes: int
-    #: Whether it was sent before with the same key, and not now; then nobody was counted.
-    repeated: bool
 
 
 class Publisher:
@@ -171,6 +162,11 @@ class Publisher:
     def close(self) -> None:
         """Close the connections."""
         self.commands.close()
+
+
+def kind_of(message: Message) -> str:
+    """The word for what ``message`` is, on the wire."""
+    return WIRE_BINARY if message.opcode == BINARY else JSON if message.json else TEXT
 
 
 def touching(keep: Keep) -> tuple[Any, ...]:

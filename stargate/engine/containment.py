@@ -26,6 +26,7 @@ Elsewhere than under a server of ours nobody else may hear Ctrl-C: there the hub
 from __future__ import annotations
 
 import logging
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,11 +38,13 @@ Report = Callable[[BaseException, str], None]
 
 
 @contextmanager
-def contained(hub: Any, report: Report) -> Iterator[None]:
+def contained(hub: Any, waker: int, report: Report) -> Iterator[None]:
     """Meanwhile the loop of ``hub``, eventlet's, goes on whatever is raised in what it runs.
 
     ``report`` is called on the hub with each error and a sentence. Signals must have handlers that
-    raise nothing: a ``KeyboardInterrupt`` is an error like any other.
+    raise nothing: a ``KeyboardInterrupt`` is an error like any other. A signal wakes the hub by a
+    byte that is written to ``waker``: where it comes just before the hub waits, its handler would
+    run when something else happens, a minute later.
     """
 
     def squelch_timer_exception(_timer: object, info: Any) -> None:
@@ -70,14 +73,19 @@ def contained(hub: Any, report: Report) -> Iterator[None]:
         "close_one": close_one,
     }
     vars(hub).update(mended)
+    before = None
+    with suppress(ValueError):  # In another thread than the main one no signal is heard.
+        before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     try:
         yield
     finally:
+        if before is not None:
+            signal.set_wakeup_fd(before)
         for name in mended:
             vars(hub).pop(name, None)
 
 
-def log_of_application(text: str, error: BaseException) -> None:
+def log_of_application(error: BaseException, text: str) -> None:
     """Log what code of the application raised that nothing waits for."""
     try:
         log.error(text, exc_info=error)

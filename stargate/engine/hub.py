@@ -185,7 +185,8 @@ class Engine:
 
     def contained(self) -> AbstractContextManager[None]:
         """Meanwhile nothing that is raised ends the hub: for a server that hears the signals."""
-        return contained(self._hub, lambda error, text: self.spawn(log_of_application, text, error))
+        report = partial(self.spawn, log_of_application)
+        return contained(self._hub, self._waker, report)
 
     # Descriptors.
 

@@ -1,10 +1,19 @@
 """The hub goes on, whatever is raised in what it runs; under other servers it ends as ever."""
 
 import logging
+import os
+import signal
 import socket
+import threading
+from pathlib import Path
 
 import eventlet
 import pytest
+
+from stargate_tests.waiting import wait_until
+
+#: The numbers of ``epoll_wait`` and ``epoll_pwait`` on x86-64, and of the latter on ARM.
+EPOLL = ("232", "281", "22")
 
 
 class Own(BaseException):
@@ -105,3 +114,26 @@ def test_a_handler_of_the_log_that_raises_is_told_of_elsewhere(engine, capsys):
     finally:
         log.removeHandler(handler)
     assert capsys.readouterr().err.count("SystemExit: 4") == 1
+
+
+def test_a_signal_is_heard_at_once_though_nothing_interrupts_the_hub(engine):
+    """As when it comes just before the hub waits: here another thread gets it."""
+    main = Path(f"/proc/self/task/{os.getpid()}/syscall")
+    go_on = engine.greenlet.switch
+
+    def send():
+        wait_until(lambda: main.read_text().split()[0] in EPOLL)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_signal: engine.interrupt(go_on, "heard"))
+    try:
+        with engine.contained():
+            thread = threading.Thread(target=send)
+            engine.call_soon(thread.start)
+            late = engine.call_later(20, go_on, "late")
+            assert engine.park() == "heard"
+            late.cancel()
+            thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert signal.set_wakeup_fd(-1) == -1

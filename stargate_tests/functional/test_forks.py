@@ -125,11 +125,12 @@ def check_end(server, pid, listener):
     assert (opcode, payload[:2]) == (8, b"\x03\xe9")
     listener.sendall(raw.frame(payload, opcode=8))
     assert raw.read_all(listener) == b""
+    listener.close()
     assert server.wait() == 0
     assert "Traceback" not in server.log
 
 
-def whole_life(server, folder, begin, way):
+def whole_life(server, folder, begin, way, *others):
     pid = int(get(server, "/@@page").split()[1])
     with raw.connect(server.url, "/news") as listener:
         wait_until(lambda: get(server, "/news/@@count") == "1")
@@ -143,6 +144,8 @@ def whole_life(server, folder, begin, way):
         if way in ("process", "executor", "pool"):
             assert get(server, "/@@joined") == ("0" if way == "process" else str(child.pid))
         check_parent(server, pid, listener)
+        for sock in others:  # What does not answer its close is waited for.
+            sock.close()
         check_end(server, pid, listener)
 
 
@@ -166,7 +169,7 @@ def test_a_child_of_a_message(tmp_path, redis, start, style, way):
                 answers = {raw.read_frame(sock)[1] for _ in range(2)}
                 assert answers == {get(server, "/@@page").split()[1].encode()}
 
-            whole_life(server, tmp_path, begin, way)
+            whole_life(server, tmp_path, begin, way, sock)
         assert server.log.count("heard and") == 1
         assert server.log.count("closed in") == (style == "forking")
 
@@ -208,6 +211,7 @@ def test_the_server_ends_while_a_child_lives(tmp_path, redis, start):
                 assert raw.read_frame(listener)[0] == 8
                 listener.sendall(raw.frame(b"\x03\xe9", opcode=8))
                 assert raw.read_all(listener) == raw.read_all(idle) == b""
+                listener.close()
                 server.process.wait(30)
                 with pytest.raises(ConnectionRefusedError):
                     raw.dial(url).close()

@@ -7,7 +7,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
-from stargate import server_settings, settings
+from stargate.settings import application, server
 
 project = "stargate"
 author = "The stargate authors"
@@ -26,7 +26,7 @@ autodoc_mock_imports = ["gunicorn", "pytest"]
 # with no dots are in annotations, imported for the type checker alone.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!stargate\.)[a-z_]\w*(\.\w+)+"),
-    ("py:class", r"Connection|Registry|Request|Response|Sent|stargate\.threads\.R"),
+    ("py:class", r"Connection|Registry|Request|Response|Sent|stargate\.engine\.in_thread\.R"),
 ]
 
 html_theme = "furo"
@@ -40,8 +40,8 @@ class SettingsTable(Directive):
 
     def run(self):
         tables = {
-            "application": (settings.APPLICATION, settings.PREFIX),
-            "server": (server_settings.table(), ""),
+            "application": (application.APPLICATION, application.PREFIX),
+            "server": (server.table(), ""),
         }
         table, prefix = tables[self.arguments[0]]
         lines = [".. list-table::", "   :header-rows: 1", "   :widths: 26 14 12 48", ""]
@@ -71,5 +71,19 @@ def shown(setting):
     return f"``{default:g}``" if isinstance(default, float) else f"``{default}``"
 
 
+def shown_by_its_room(app, env, node, content):
+    """Where ``stargate.ROOM.MODULE.NAME`` is documented: as the room shows it."""
+    package, _, rest = node["reftarget"].partition(".")
+    parts = rest.split(".")
+    if package != "stargate" or len(parts) < 3:
+        return None
+    target = ".".join((package, parts[0], *parts[2:]))
+    domain = env.get_domain("py")
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], target, node, content
+    )
+
+
 def setup(app):
     app.add_directive("settings-table", SettingsTable)
+    app.connect("missing-reference", shown_by_its_room)

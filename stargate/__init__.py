@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyramid.config import Configurator
 
-    from stargate.application import gate as gate
+    from stargate.application.gates import gate as gate
     from stargate.config import websocket_view_config as websocket_view_config
+    from stargate.engine.in_thread import run_in_thread as run_in_thread
     from stargate.engine.patching import patch as patch
     from stargate.exceptions import AmbiguousApplication as AmbiguousApplication
     from stargate.exceptions import BackplaneError as BackplaneError
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from stargate.exceptions import MessageTooBig as MessageTooBig
     from stargate.exceptions import NoAddress as NoAddress
     from stargate.exceptions import StargateError as StargateError
-    from stargate.handshake import is_websocket as is_websocket
+    from stargate.handshake.upgrade import is_websocket as is_websocket
     from stargate.publisher import connect as connect
     from stargate.resource import WebSocketAwareContext as WebSocketAwareContext
     from stargate.resource import WebSocketAwareResource as WebSocketAwareResource
-    from stargate.threads import run_in_thread as run_in_thread
     from stargate.view import WebSocketView as WebSocketView
-    from stargate.websocket import WebSocket as WebSocket
+    from stargate.websocket.websocket import WebSocket as WebSocket
 
 _HOMES = {
     "AmbiguousApplication": "exceptions",
@@ -46,7 +46,7 @@ _HOMES = {
     "gate": "application",
     "is_websocket": "handshake",
     "patch": "engine.patching",
-    "run_in_thread": "threads",
+    "run_in_thread": "engine.in_thread",
     "websocket_view_config": "config",
 }
 

@@ -16,25 +16,25 @@ from pyramid.view import _find_views
 from pyramid.viewderivers import INGRESS
 from zope.interface import classImplements, providedBy
 
-from stargate.admission import FULL, TOO_MANY
-from stargate.application import Gate, gate, register
+from stargate.application.gates import Gate, gate, register
 from stargate.engine import current_engine, has_socket, refuse, stopping
-from stargate.envelope import SUBPROTOCOL
+from stargate.engine.peerlog import peerlog
 from stargate.exceptions import BackplaneError, shortened
-from stargate.handshake import (
+from stargate.handshake.admission import FULL, TOO_MANY
+from stargate.handshake.upgrade import (
     UPGRADE_HEADERS,
     Accepted,
     Negotiator,
     Refused,
     is_websocket,
 )
-from stargate.incoming import protocol_log
 from stargate.interfaces import IBackplaneError
-from stargate.origins import OriginPolicy, hosts, origins
-from stargate.parsers import tokens
-from stargate.paths import SAFE
-from stargate.peerlog import peerlog
-from stargate.settings import read_application, without_password
+from stargate.message.address import SAFE
+from stargate.message.envelope import SUBPROTOCOL
+from stargate.message.incoming import protocol_log
+from stargate.settings.application import read_application, without_password
+from stargate.settings.origins import OriginPolicy, hosts, origins
+from stargate.settings.parsers import tokens
 from stargate.view import HANDSHAKE, SERVER_STOPS, WebSocketView, overrides, refusal
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stargate.view import WebSocketView
-    from stargate.websocket import WebSocket
+    from stargate.websocket.websocket import WebSocket
 
 
 @dataclass(frozen=True)

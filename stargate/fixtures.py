@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import pytest
 
-from stargate import application
+from stargate.application import gates as application
 from stargate.testing import LiveServer
 
 

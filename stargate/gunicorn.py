@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from stargate.server_settings import GRACEFUL_TIMEOUT
+from stargate.settings.server import GRACEFUL_TIMEOUT
 
 if TYPE_CHECKING:
-    from stargate.server import Server, ServerSettings
+    from stargate.server.process import Server, ServerSettings
 
 #: Settings of ``[server:main]`` that gunicorn has the say about, and what it calls them.
 GUNICORNS = {
@@ -123,7 +123,7 @@ class EventletWorker(Worker):
         self._check_backplane()
         from pyramid.exceptions import ConfigurationError
 
-        from stargate.server import Server
+        from stargate.server.process import Server
 
         listening = [each.sock for each in self.sockets]
         self._places = {str(sock.fileno()) for sock in listening}
@@ -169,7 +169,7 @@ class EventletWorker(Worker):
     def _check_ini(self) -> None:
         from pyramid.exceptions import ConfigurationError
 
-        from stargate.inifile import check_percents
+        from stargate.settings.inifile import check_percents
 
         try:
             if self.cfg.paste:
@@ -178,7 +178,7 @@ class EventletWorker(Worker):
             self._refuse(error)
 
     def _check_backplane(self) -> None:
-        from stargate.application import gates
+        from stargate.application.gates import gates
 
         if self.cfg.workers < 2:
             return
@@ -198,7 +198,7 @@ class EventletWorker(Worker):
     def _settings(self) -> ServerSettings:
         from pyramid.exceptions import ConfigurationError
 
-        from stargate.server import read_settings
+        from stargate.server.process import read_settings
 
         ours, cfg = _of_ini(self.cfg), self.cfg
         given = {name: value for name, value in ours.items() if name not in GUNICORNS}
@@ -323,7 +323,7 @@ def _is_set(cfg: Any, name: str) -> bool:
 
 def _of_ini(cfg: Any) -> dict[str, Any]:
     """What ``[server:main]`` of the ini file says, where it is about stargate's server."""
-    from stargate.server import server_factory
+    from stargate.server.process import server_factory
 
     if not cfg.paste:
         return {}

@@ -15,11 +15,11 @@ from typing import Any
 from stargate.backplane import make_publisher
 from stargate.exceptions import MessageTooBig
 from stargate.history import History
-from stargate.inifile import read_ini
-from stargate.jsontext import checked
-from stargate.message import Message, Sent
-from stargate.paths import check_address
-from stargate.settings import APPLICATION, application_values, values
+from stargate.message.address import check_address
+from stargate.message.jsontext import checked
+from stargate.message.message import Message, Sent
+from stargate.settings.application import APPLICATION, application_values, values
+from stargate.settings.inifile import read_ini
 
 MEMORY = (
     "{0} has no stargate.backplane but the memory of the process that serves: no other process "

@@ -6,12 +6,12 @@ from typing import Any
 
 from zope.interface import implementer
 
-from stargate.addresses import by_location, location
-from stargate.application import Excluded, current_gate
+from stargate.application.gates import Excluded, current_gate
+from stargate.application.tree import by_location, location
 from stargate.history import DEFAULT_TTL, History
 from stargate.interfaces import IWebSocketAwareContext
-from stargate.pubsub import Listeners
-from stargate.websocket import WebSocket
+from stargate.pubsub.topics import Listeners
+from stargate.websocket.websocket import WebSocket
 
 
 @implementer(IWebSocketAwareContext)

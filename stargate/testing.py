@@ -12,12 +12,12 @@ from typing import Any
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
-from stargate.application import Gate, current_gate, gate
+from stargate.application.gates import Gate, current_gate, gate
 from stargate.engine.hub import threading
-from stargate.server import Server, read_settings
-from stargate.settings import Limits
-from stargate.walk import Walks
-from stargate.websocket import WebSocket
+from stargate.server.process import Server, read_settings
+from stargate.settings.application import Limits
+from stargate.websocket.walk import Walks
+from stargate.websocket.websocket import WebSocket
 
 __all__ = ["FakeWebSocket", "LiveServer"]
 

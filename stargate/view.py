@@ -19,22 +19,22 @@ from pyramid.response import Response
 from pyramid.threadlocal import manager
 from zope.interface import implementer
 
-from stargate.addresses import CAPTURED, address_of
-from stargate.answered import answered
-from stargate.application import gate
-from stargate.connection import NORMAL
+from stargate.application.gates import gate
+from stargate.application.tree import CAPTURED, address_of
 from stargate.engine import current_engine, refuse, stopping, take_over
-from stargate.envelope import SUBPROTOCOL
+from stargate.engine.peerlog import peerlog
 from stargate.events import ViewFailed
 from stargate.exceptions import BackplaneError, ConnectionClosed, shortened
-from stargate.handshake import OWN_HEADERS, Accepted, Refused
+from stargate.handshake.answered import answered
+from stargate.handshake.upgrade import OWN_HEADERS, Accepted, Refused
 from stargate.interfaces import IWebSocketView
-from stargate.peerlog import peerlog
-from stargate.sending import TRY_LATER
-from stargate.websocket import MESSAGES_A_TURN, WebSocket
+from stargate.message.envelope import SUBPROTOCOL
+from stargate.websocket.connection import NORMAL
+from stargate.websocket.sending import TRY_LATER
+from stargate.websocket.websocket import MESSAGES_A_TURN, WebSocket
 
 if TYPE_CHECKING:
-    from stargate.application import Gate
+    from stargate.application.gates import Gate
     from stargate.engine.hub import Engine
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-from stargate.application import Gate
+from stargate.application.gates import Gate
 from stargate.engine.hub import Engine
 from stargate.engine.hub import threading as engines_threading
-from stargate.peerlog import peerlog
-from stargate.settings import Limits
-from stargate.websocket import WebSocket
+from stargate.engine.peerlog import peerlog
+from stargate.settings.application import Limits
+from stargate.websocket.websocket import WebSocket
 from stargate_tests.peers import Peer
 from stargate_tests.redis_groups import Cluster
 from stargate_tests.redis_relay import Relay

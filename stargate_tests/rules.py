@@ -1,7 +1,7 @@
 """RFC 6455 and 7692 as plainly as can be: what a stream of a browser's means, all of it at hand.
 
-The reference for ``stargate.incoming``, of which nothing is used here. Slow, and no pieces: each
-frame is judged by as much of it as there is, so that "as early as can be" needs no care.
+The reference for ``stargate.message.incoming``, of which nothing is used here. Slow, and no pieces:
+each frame is judged by as much of it as there is, so that "as early as can be" needs no care.
 """
 
 from __future__ import annotations

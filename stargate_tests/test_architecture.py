@@ -1,4 +1,8 @@
-"""The arrows between the rooms (design, section 4), read from the source itself."""
+"""What each room of the house may know, read from the source itself.
+
+:data:`ROOMS` is the plan. It is the way of a message: from what an application calls, down to the
+socket; a room imports rooms below it alone, for type checkers and inside functions too.
+"""
 
 import ast
 from pathlib import Path
@@ -15,35 +19,61 @@ MODULES = {
     for path in sorted(ROOM.rglob("*.py"))
 }
 
+#: From the top down; the sentence of each room is the first of its ``__init__``, or of its module.
+ROOMS = (
+    "__init__",  # The front door: each name is imported when it is first used.
+    *("scripts", "fixtures", "testing", "gunicorn"),
+    "server",
+    "config",
+    *("publisher", "view", "resource"),
+    "application",
+    "handshake",
+    "backplane",
+    "pubsub",
+    "websocket",
+    "engine",
+    "message",
+    "settings",
+    *("events", "stats", "history", "exceptions", "interfaces"),
+)
+
+#: Arrows that run up all the same, with the reason.
+UPWARD = {
+    # Fields of an event; who checks the types of a subscriber wants to know what they are.
+    ("stargate.events", "stargate.view"),
+    ("stargate.events", "stargate.websocket.websocket"),
+}
+
 each = pytest.mark.parametrize("module", MODULES)
 
 
-def imports(module, anywhere=False):
-    """The modules that ``module`` imports when it is imported; ``anywhere``: or at any time."""
+def imports(module, anywhere=False, types=False):
+    """The modules that ``module`` imports when it is imported; ``anywhere``: or at any time.
+
+    With ``types`` those that a type checker reads as well.
+    """
     found = set()
-    for node in statements(ast.parse(MODULES[module].read_text()), anywhere):
+    for node in statements(ast.parse(MODULES[module].read_text()), anywhere, types):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module} imports relatively"
-            found.add(node.module)
-            found |= {
-                f"{node.module}.{alias.name}"
-                for alias in node.names
-                if f"{node.module}.{alias.name}" in MODULES
-            }
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & set(MODULES)
+            if not names <= set(MODULES):
+                found.add(node.module)
     return found
 
 
-def statements(tree, anywhere):
+def statements(tree, anywhere, types):
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:
             yield from node.orelse
             continue
         if not anywhere and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             continue
         yield node
-        yield from statements(node, anywhere)
+        yield from statements(node, anywhere, types)
 
 
 def roots(names):
@@ -54,10 +84,32 @@ def ours(module):
     return {name for name in imports(module) if name in MODULES and name != module}
 
 
+def room(module):
+    return (module.split(".") + ["__init__"])[1]
+
+
+def test_the_plan_has_every_room_and_no_other():
+    assert sorted(ROOMS) == sorted({room(module) for module in MODULES})
+    listed = [path for path in ROOM.iterdir() if path.name != "__pycache__"]
+    assert len(listed) <= 24
+
+
+@each
+def test_arrows_point_down_for_type_checkers_too(module):
+    floor = ROOMS.index(room(module))
+    upward = {
+        (module, other)
+        for other in imports(module, anywhere=True, types=True) & set(MODULES)
+        if ROOMS.index(room(other)) < floor
+    }
+    assert upward == {arrow for arrow in UPWARD if arrow[0] == module}
+
+
 def test_the_reader_sees_what_is_imported():
     assert "eventlet" in roots(imports("stargate.engine.quiet"))
-    assert "stargate.pubsub" in imports("stargate.application")
-    assert "stargate.engine.hub" not in imports("stargate.application"), "only for type checking"
+    assert "stargate.pubsub.topics" in imports("stargate.application.gates")
+    assert "stargate.engine.hub" not in imports("stargate.application.gates"), "for types alone"
+    assert "stargate.engine.hub" in imports("stargate.application.gates", types=True)
     assert "stargate.engine.hub" not in imports("stargate.engine")
     assert "stargate.engine.hub" in imports("stargate.engine", anywhere=True)
 
@@ -70,12 +122,12 @@ def test_contracts_and_errors_import_nothing_of_ours(module):
 @pytest.mark.parametrize(
     "module",
     [
-        "stargate.envelope",
-        "stargate.handshake",
-        "stargate.message",
-        "stargate.outbox",
-        "stargate.paths",
-        "stargate.wire",
+        "stargate.message.envelope",
+        "stargate.handshake.upgrade",
+        "stargate.message.message",
+        "stargate.websocket.outbox",
+        "stargate.message.address",
+        "stargate.backplane.packet",
     ],
 )
 def test_what_does_no_io_imports_nothing_that_does(module):
@@ -96,9 +148,10 @@ def test_redis_and_gunicorn_are_imported_in_their_own_modules_alone(module):
     assert "gunicorn" not in found or module == "stargate.gunicorn"
 
 
-def test_a_resource_knows_no_socket():
-    found = imports("stargate.resource", anywhere=True)
-    assert not found & {"socket", "stargate.connection", "stargate.engine", "stargate.server"}
+def test_a_resource_knows_the_application_and_no_room_below_it():
+    """What it says of its neighbours' types comes from there as well."""
+    found = {room(other) for other in imports("stargate.resource", anywhere=True) & set(MODULES)}
+    assert found <= {"application", "pubsub", "websocket", "history", "interfaces"}
 
 
 @each
@@ -142,15 +195,18 @@ def test_every_module_has_tests_of_its_own(module):
     if module in NOT_MIRRORED:
         return
     path = MODULES[module].relative_to(ROOM)
-    here = Path(__file__).parent
     name = path.parent.name if path.stem == "__init__" and path.parent != Path() else path.stem
     parent = path.parent.parent if name != path.stem else path.parent
-    assert (here / parent / f"test_{name.strip('_')}.py").exists()
+    assert (Path(__file__).parent / parent / f"test_{name.strip('_')}.py").exists()
 
 
 #: What holds no behaviour of its own, or is shown under another's name.
 NOT_MIRRORED = {
-    "stargate.backplane",  # In backplane/test_installed.py.
+    # The faces of rooms, in test_init.py.
+    *("stargate.application", "stargate.handshake", "stargate.message", "stargate.pubsub"),
+    *("stargate.server", "stargate.settings", "stargate.websocket"),
+    "stargate.backplane",  # In backplane/test_installed.py, as is
+    "stargate.settings.backplanes",
     "stargate.backplane.redis",
     "stargate.backplane.redis.outside",  # In test_publisher.py.
     # The suite: backplane/test_contract.py has it go red, as do those that inherit from it.
@@ -160,14 +216,14 @@ NOT_MIRRORED = {
     "stargate.backplane.contract.presence",
     "stargate.backplane.contract.process",
     "stargate.engine",  # In engine/test_stock.py.
-    "stargate.server_settings",  # In test_server.py.
+    "stargate.settings.server",  # In server/test_process.py.
     "stargate.scripts",
-    "stargate.engine.threads",  # In test_threads.py, through what is public.
+    "stargate.engine.threads",  # In engine/test_in_thread.py, through what is public.
     "stargate.engine.quiet",  # In engine/test_patching.py.
     "stargate.engine.accept",  # In functional/, on real sockets, as is
     "stargate.engine.wsgi",
     "stargate.engine.answer",  # In functional/test_pages.py, beside other servers, as is
     "stargate.engine.body",
     "stargate.fixtures",  # In test_testing.py.
-    "stargate.state",
+    "stargate.websocket.state",
 }

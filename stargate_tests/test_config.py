@@ -18,7 +18,7 @@ from stargate import (
     is_websocket,
     websocket_view_config,
 )
-from stargate.application import gate
+from stargate.application.gates import gate
 from stargate.config import check_view
 from stargate.testing import FakeWebSocket
 

@@ -28,7 +28,7 @@ from websockets.sync.client import connect
 import stargate
 from stargate import WebSocketAwareContext
 from stargate.scripts.main import make_parser
-from stargate.server import read_settings
+from stargate.server.process import read_settings
 from stargate_tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
 
 from stargate.gunicorn import EventletWorker, _of_ini
-from stargate.server import read_settings
+from stargate.server.process import read_settings
 from stargate_tests import raw
 from stargate_tests.certificates import certificate, trust, trust_in_threads
 from stargate_tests.gunicorns import Gunicorn, jobs_in_two_workers

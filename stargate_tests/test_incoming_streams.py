@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
-from stargate.handshake import _deflate
-from stargate.incoming import Incoming, protocol_log
-from stargate.message import deflate
-from stargate.settings import Limits
+from stargate.handshake.upgrade import _deflate
+from stargate.message.incoming import Incoming, protocol_log
+from stargate.message.message import deflate
+from stargate.settings.application import Limits
 from stargate_tests.rules import Rules, answers_in, frame, same
 
 LIMIT = 200

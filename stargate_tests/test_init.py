@@ -1,5 +1,8 @@
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +27,28 @@ def run(program):
 def test_every_name_is_found_where_it_is_promised(name):
     assert getattr(stargate, name) is not None
     assert name in dir(stargate) and name in stargate.__all__
+
+
+PAGES = Path(__file__).parents[1] / "docs" / "api"
+DOCUMENTED = sorted(
+    {
+        name
+        for page in PAGES.glob("*.rst")
+        for name in re.findall(
+            r"^\.\. auto\w+:: (stargate\.[\w.]+)", page.read_text(), re.MULTILINE
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_what_the_documentation_names_is_imported_from_there(name):
+    """A class of a room is named as the room shows it, in whichever module it is."""
+    module, _, found = name.rpartition(".")
+    if module == "stargate":
+        assert getattr(stargate, found) is not None
+    else:
+        assert getattr(import_module(module), found) is not None
 
 
 def test_a_name_is_the_very_thing_its_module_has():
@@ -59,7 +84,7 @@ def test_importing_stargate_imports_nothing_that_is_patched_or_heavy(module):
 
 def test_importing_the_server_imports_no_pyramid():
     program = (
-        "import sys, stargate.server; "
+        "import sys, stargate.server.process; "
         "print(sorted(name for name in sys.modules if name.startswith(('pyramid', 'eventlet'))))"
     )
     assert run(program) == "[]"

@@ -2,15 +2,15 @@ import pytest
 from zope.interface.verify import verifyClass
 
 from stargate import interfaces
-from stargate.application import Gate
+from stargate.application.gates import Gate
 from stargate.backplane.contract import Receiver
 from stargate.backplane.memory import MemoryBackplane
-from stargate.delivery import Delivery
 from stargate.engine.hub import Engine
+from stargate.pubsub.delivery import Delivery
 from stargate.resource import WebSocketAwareContext
 from stargate.testing import FakeWebSocket
 from stargate.view import WebSocketView
-from stargate.websocket import WebSocket
+from stargate.websocket.websocket import WebSocket
 
 KEPT = [
     (interfaces.IWebSocketAwareContext, WebSocketAwareContext),

@@ -18,7 +18,7 @@ from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher as Namespace
 from stargate.engine.hub import threading
 from stargate.history import Keep
-from stargate.paths import MAX_ADDRESS
+from stargate.message.address import MAX_ADDRESS
 from stargate_tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]

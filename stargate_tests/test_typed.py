@@ -8,8 +8,8 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 
 from stargate.scripts.main import make_parser
-from stargate.server import read_settings
-from stargate.settings import read_application
+from stargate.server.process import read_settings
+from stargate.settings.application import read_application
 
 SERVER = [
     ("listen", "localhost:1, localhost:2", ("localhost:1", "localhost:2")),

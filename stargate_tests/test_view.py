@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from stargate import BackplaneError, ConnectionClosed, WebSocketAwareContext, WebSocketView
 from stargate.engine.hub import threading
 from stargate.events import ViewFailed
-from stargate.handshake import Accepted, Refused
+from stargate.handshake.upgrade import Accepted, Refused
 from stargate.interfaces import IWebSocketView
 from stargate.testing import FakeWebSocket
 from stargate.view import (

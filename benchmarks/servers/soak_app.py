@@ -19,7 +19,7 @@ from pyramid.config import Configurator  # noqa: E402
 
 from stargate import WebSocketAwareContext, WebSocketView, gate  # noqa: E402
 from stargate.engine import current_engine  # noqa: E402
-from stargate.server import serve  # noqa: E402
+from stargate.server.process import serve  # noqa: E402
 
 #: Broadcasts a second, and the bytes of each.
 RATE, SIZE = 50, 200

@@ -14,7 +14,7 @@ from pyramid.config import Configurator  # noqa: E402
 from pyramid.response import Response  # noqa: E402
 
 from stargate import WebSocketAwareContext, WebSocketView  # noqa: E402
-from stargate.server import serve  # noqa: E402
+from stargate.server.process import serve  # noqa: E402
 
 #: Of the listeners of ``/sub``, ``/pub-mixed`` serves one in so many by ``websocket.send``.
 ONE_IN = 10

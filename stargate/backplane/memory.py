@@ -12,10 +12,10 @@ from zope.interface import implementer
 
 from stargate.history import LAST, NO_TAG, History, Keep, Kept, MessageId, random_part
 from stargate.interfaces import IBackplane
-from stargate.message import BINARY
+from stargate.message.message import BINARY
 
 if TYPE_CHECKING:
-    from stargate.message import Message
+    from stargate.message.message import Message
 
 
 #: How long a send may be repeated with the same key, in seconds.

@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from stargate.connection import Connection
     from stargate.engine.hub import Engine
 
 #: Where our own server class puts what takes a connection out of WSGI, and where eventlet's server
@@ -21,6 +20,13 @@ TAKE_OVER, STOCK_INPUT = "stargate.take_over", "eventlet.input"
 
 #: Where our own server puts what tells whether it is about to end.
 STOPPING = "stargate.stopping"
+
+
+class Disposable(Protocol):
+    """What a connection has become that was taken over: it tells when its descriptor is closed."""
+
+    def when_disposed(self, function: Callable[..., object], *args: Any) -> bool:
+        """Call ``function`` then; false when that has happened already."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class TakenOver:
     early: bytes
     #: What the WSGI application returns: called with the connection, where it came to one, when all
     #: else is done.
-    leave: Callable[[Connection | None], list[bytes]]
+    leave: Callable[[Disposable | None], list[bytes]]
 
 
 def has_socket(environ: dict[str, Any]) -> bool:

@@ -18,17 +18,17 @@ from stargate.engine.conversation import Conversation, TlsConversation
 from stargate.engine.forked import let_go
 from stargate.engine.head import Malformed
 from stargate.engine.hub import READ
+from stargate.engine.peerlog import peerlog
 from stargate.engine.quiet import eventlet
 from stargate.engine.spare import EXHAUSTED, UNAVAILABLE, Spare
 from stargate.engine.waiting import Waiting
 from stargate.engine.wsgi import HttpProtocol, Log
-from stargate.peerlog import peerlog
-from stargate.proxies import trusted
-from stargate.settings import spare_descriptors
+from stargate.settings.application import spare_descriptors
+from stargate.settings.proxies import trusted
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
-    from stargate.server import ServerSettings
+    from stargate.settings.server import ServerSettings
 
 wsgi = eventlet.wsgi
 

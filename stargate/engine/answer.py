@@ -18,8 +18,8 @@ from typing import Any
 
 from stargate.engine import STOCK_INPUT
 from stargate.engine.head import is_length, tokens
+from stargate.engine.peerlog import peerlog
 from stargate.engine.quiet import eventlet
-from stargate.peerlog import peerlog
 
 wsgi = eventlet.wsgi
 

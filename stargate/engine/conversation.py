@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stargate.engine.head import Malformed, is_whole
 from stargate.engine.hub import READ, WRITE, Engine, hubs, socket
+from stargate.engine.peerlog import peerlog
 from stargate.engine.quiet import eventlet
 from stargate.engine.tls import TlsSocket
 from stargate.engine.wsgi import HttpProtocol
-from stargate.peerlog import peerlog
 
 if TYPE_CHECKING:
-    from stargate.server import ServerSettings
+    from stargate.settings.server import ServerSettings
 
 wsgi = eventlet.wsgi
 

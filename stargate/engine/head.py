@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from stargate.proxies import is_host
+from stargate.settings.proxies import is_host
 
 #: A header's name (RFC 9110, section 5.6.2), but for the underscore: in an environ it would be
 #: taken for a hyphen, and so one header for another.

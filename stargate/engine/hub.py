@@ -21,10 +21,10 @@ from zope.interface import implementer
 
 from stargate.engine.containment import contained, log_of_application
 from stargate.engine.forked import ask_for_forks, engines
+from stargate.engine.peerlog import peerlog
 from stargate.engine.quiet import eventlet
 from stargate.engine.threads import Threads
 from stargate.interfaces import IEngine
-from stargate.peerlog import peerlog
 
 patcher = eventlet.patcher
 hubs = eventlet.hubs

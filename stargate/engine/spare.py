@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stargate.engine.hub import os, socket
-from stargate.peerlog import peerlog
+from stargate.engine.peerlog import peerlog
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:

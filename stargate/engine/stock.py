@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stargate.engine import STOCK_INPUT, TakenOver, current_engine
+from stargate.engine import STOCK_INPUT, Disposable, TakenOver, current_engine
 from stargate.engine.quiet import eventlet
-
-if TYPE_CHECKING:
-    from stargate.connection import Connection
 
 wsgi = eventlet.wsgi
 
@@ -49,7 +46,7 @@ def read_ahead(rfile: Any, green: Any) -> bytes:
         green.settimeout(timeout)
 
 
-def _stay(connection: Connection | None) -> list[bytes]:
+def _stay(connection: Disposable | None) -> list[bytes]:
     """Keep the WSGI call, and so the server's socket, until the WebSocket is closed."""
     engine = current_engine()
     if connection is not None and connection.when_disposed(

@@ -33,14 +33,13 @@ from stargate.engine.head import (
     split_target,
 )
 from stargate.engine.hub import socket
+from stargate.engine.peerlog import peerlog
 from stargate.engine.quiet import eventlet
 from stargate.engine.tls import TlsSocket
-from stargate.peerlog import peerlog
-from stargate.proxies import MalformedProxyHeader
+from stargate.settings.proxies import MalformedProxyHeader
 from stargate.stats import count_refusal
 
 if TYPE_CHECKING:
-    from stargate.connection import Connection
     from stargate.engine.conversation import Conversation
 
 wsgi = eventlet.wsgi
@@ -378,7 +377,7 @@ def _leave_open() -> None:
     pass
 
 
-def _leave(_connection: Connection | None) -> list[bytes]:
+def _leave(_connection: object) -> list[bytes]:
     wsgi.WSGI_LOCAL.already_handled = True
     return []
 

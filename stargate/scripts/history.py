@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stargate.exceptions import BackplaneError
-from stargate.jsontext import read
+from stargate.message.jsontext import read
 from stargate.scripts.output import json_line, message_line, put
 from stargate.scripts.targets import TARGET, Failed, add_target, connected, why
 

@@ -15,13 +15,13 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from stargate.envelope import SUBPROTOCOL
-from stargate.jsontext import read
-from stargate.origins import origin
-from stargate.parsers import is_token
+from stargate.message.envelope import SUBPROTOCOL
+from stargate.message.jsontext import read
 from stargate.scripts.output import Unwritten, escaped, message_line, put, tell
 from stargate.scripts.targets import Failed, Misused
 from stargate.scripts.unreachable import cause, checked
+from stargate.settings.origins import origin
+from stargate.settings.parsers import is_token
 
 HELP = "print what is sent to a WebSocket"
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stargate.exceptions import BackplaneError, StargateError
-from stargate.jsontext import read
+from stargate.message.jsontext import read
 from stargate.scripts.output import Unwritten, put, remark
 from stargate.scripts.targets import TARGET, Failed, Misused, Unheard, add_target, connected
 
 if TYPE_CHECKING:
-    from stargate.message import Sent
+    from stargate.message.message import Sent
     from stargate.publisher import Publisher
 
 #: Where a message stands that is in the command line itself.

@@ -9,7 +9,7 @@ from stargate.backplane.contract.making import Making
 from stargate.backplane.contract.process import Process, Receiver, Writer, until
 from stargate.backplane.memory import MemoryBackplane
 from stargate.history import History, Keep
-from stargate.message import Message
+from stargate.message.message import Message
 
 
 class Twice(MemoryBackplane):

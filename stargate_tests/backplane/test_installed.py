@@ -16,8 +16,9 @@ from pyramid.exceptions import ConfigurationError
 from websockets.sync.client import connect
 
 import stargate
-from stargate import backplane
+from stargate.backplane import make_backplane
 from stargate.backplane.memory import MemoryBackplane
+from stargate.settings import backplanes
 from stargate_tests.functional.program import INI, pserve
 from stargate_tests.gunicorns import Gunicorn
 
@@ -126,9 +127,9 @@ def packages(tmp_path, monkeypatch):
 
     installed = []
     monkeypatch.syspath_prepend(tmp_path)
-    backplane._installed.cache_clear()
+    backplanes._installed.cache_clear()
     yield install
-    backplane._installed.cache_clear()
+    backplanes._installed.cache_clear()
     for name in installed:
         sys.modules.pop(name, None)
 
@@ -155,9 +156,9 @@ def test_a_scheme_that_nothing_is_installed_for_says_what_there_is_and_what_to_d
 
 
 def test_a_stargate_that_is_not_installed_says_so(monkeypatch):
-    monkeypatch.setattr(backplane, "_installed", dict)
+    monkeypatch.setattr(backplanes, "_installed", dict)
     with pytest.raises(ValueError, match="there are: none, install stargate itself anew"):
-        backplane.entry_point("memory")
+        backplanes.entry_point("memory")
 
 
 @pytest.mark.parametrize(
@@ -203,8 +204,8 @@ def test_two_packages_for_one_scheme_are_named_and_twice_the_same_is_one(package
     assert "bring a backplane for pigeon:// each: uninstall all but one" in said
     assert "dove of dove 1.0" in said and "pigeon of pigeon 1.0" in said
     packages("memory2", scheme="memory", value="stargate.backplane.memory")
-    backplane._installed.cache_clear()
-    assert backplane.entry_point("memory").value == "stargate.backplane.memory"
+    backplanes._installed.cache_clear()
+    assert backplanes.entry_point("memory").value == "stargate.backplane.memory"
 
 
 @pytest.mark.parametrize(
@@ -226,4 +227,4 @@ def test_what_sends_from_outside_is_looked_at_as_well(packages, code, why):
 
 def test_nothing_is_loaded_but_what_is_asked_for(packages):
     packages("pigeon", "raise SystemExit")
-    assert isinstance(backplane.make_backplane({"backplane": "memory"}, None), MemoryBackplane)
+    assert isinstance(make_backplane({"backplane": "memory"}, None), MemoryBackplane)

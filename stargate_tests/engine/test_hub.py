@@ -12,7 +12,7 @@ import pytest
 
 from stargate.engine import current_engine, hub
 from stargate.engine.hub import READ, WRITE, Engine
-from stargate.peerlog import peerlog
+from stargate.engine.peerlog import peerlog
 from stargate_tests.waiting import turn, turn_until, wait_until
 
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
+from stargate.engine.peerlog import peerlog
 from stargate.engine.spare import UNAVAILABLE, Spare, turn_away
-from stargate.peerlog import peerlog
 from stargate_tests import raw
 from stargate_tests.waiting import turn
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from stargate.pubsub import Topics
-from stargate.sending import Sending
-from stargate.walk import Walks, write
+from stargate.pubsub.topics import Topics
+from stargate.websocket.sending import Sending
+from stargate.websocket.walk import Walks, write
 
 #: A fault happens at each so many calls.
 SENDS, JOINS = 150, 20

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import zlib
 
-from stargate.message import RSV1
-from stargate.outbox import CLOSE, DROP_OLDEST, LATEST
+from stargate.message.message import RSV1
+from stargate.websocket.outbox import CLOSE, DROP_OLDEST, LATEST
 
 #: The resources of a trial. ``big`` has most of the crowd, so that its walks come in slices;
 #: ``heavy`` fills outboxes.

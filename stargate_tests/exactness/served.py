@@ -22,11 +22,12 @@ import eventlet  # noqa: E402
 from eventlet.patcher import original  # noqa: E402
 from pyramid.config import Configurator  # noqa: E402
 
-from stargate import WebSocketAwareContext, WebSocketView, walk  # noqa: E402
+from stargate import WebSocketAwareContext, WebSocketView  # noqa: E402
 from stargate.engine import current_engine  # noqa: E402
 from stargate.exceptions import ConnectionClosed  # noqa: E402
-from stargate.server import serve  # noqa: E402
-from stargate.websocket import WebSocket  # noqa: E402
+from stargate.server.process import serve  # noqa: E402
+from stargate.websocket import walk  # noqa: E402
+from stargate.websocket.websocket import WebSocket  # noqa: E402
 from stargate_tests.exactness.faults import FAULTS  # noqa: E402
 from stargate_tests.exactness.ledger import (  # noqa: E402
     BIG,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
-from stargate.outbox import CLOSE
+from stargate.websocket.outbox import CLOSE
 from stargate_tests.exactness.ledger import DIRECT, END, JOIN, LEAVE, SEND, identity, when_slow
 
 SLOW, LOST = 1013, 1006

@@ -32,7 +32,7 @@ os.execv(command[0], command)
 DEADLINE = 60
 
 SERVE = """
-from stargate.server import serve
+from stargate.server.process import serve
 serve("stargate_tests.functional.program_app.made", listen="127.0.0.1:0")
 """
 

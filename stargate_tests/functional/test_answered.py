@@ -41,7 +41,7 @@ def named(log):
     return [
         (int(number), what)
         for number, what in re.findall(
-            r"WARNING stargate\.answered .*answered_app\.py:(\d+): (.*) when the handshake", log
+            r"WARNING stargate\.handshake .*answered_app\.py:(\d+): (.*) when the handshake", log
         )
     ]
 

@@ -13,7 +13,7 @@ import pytest
 
 from stargate import WebSocketView
 from stargate.engine import current_engine
-from stargate.server import Server
+from stargate.server.process import Server
 from stargate.testing import LiveServer
 from stargate_tests import raw, transports
 from stargate_tests.functional.program import pserve
@@ -260,7 +260,9 @@ def tell(server, function, **options):
 def test_who_was_accepted_last_is_served_before_a_server_that_restarts_says_1012(
     live_server, monkeypatch
 ):
-    monkeypatch.setattr("stargate.server.HAND_OVER", 1.0)  # For this machine, however busy it is.
+    monkeypatch.setattr(
+        "stargate.server.process.HAND_OVER", 1.0
+    )  # For this machine, however busy it is.
     server = live_server(make_app())
     with raw.dial(server.url) as sock:
         wait_until(lambda: server.server.http)

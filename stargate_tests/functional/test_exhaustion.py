@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from stargate.connection import Connection
 from stargate.engine import accept
 from stargate.engine.spare import UNAVAILABLE
+from stargate.websocket.connection import Connection
 from stargate_tests import raw, transports
 from stargate_tests.functional.program import pserve
 from stargate_tests.functional.tree import make_app

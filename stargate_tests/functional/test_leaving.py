@@ -121,7 +121,7 @@ def test_it_has_a_second_where_requests_took_all_of_the_time(tmp_path):
 
 
 SERVE = f"""
-from stargate.server import serve
+from stargate.server.process import serve
 import stargate
 stargate.patch()
 from stargate_tests.functional.leaving_app import main, sleep_in_handler

@@ -10,8 +10,8 @@ from websockets.frames import Opcode
 
 import stargate
 from stargate import WebSocketView
-from stargate.handshake import WINDOW_BITS
-from stargate.message import RSV1
+from stargate.handshake.upgrade import WINDOW_BITS
+from stargate.message.message import RSV1
 from stargate_tests import raw
 from stargate_tests.functional.tree import Node, make_app
 from stargate_tests.waiting import wait_until

@@ -257,7 +257,7 @@ def test_without_an_ini_file(tmp_path):
     script.write_text(
         "import stargate\n"
         "stargate.patch()\n"
-        "from stargate.server import serve\n"
+        "from stargate.server.process import serve\n"
         "from stargate_tests.functional.program_app import main\n"
         "serve(main({}), listen='127.0.0.1:0')\n"
     )
@@ -337,7 +337,7 @@ def test_a_program_of_its_own_may_serve_a_dotted_name_on_a_unix_socket(tmp_path)
 def test_a_program_that_patches_too_late_is_told_so_by_name(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import pyramid.threadlocal, transaction, stargate.server\n"
+        "import pyramid.threadlocal, transaction, stargate.server.process\n"
         "from stargate_tests.functional.program_app import main\n"
         "stargate.server.serve(main({}), listen='127.0.0.1:0')\n"
     )

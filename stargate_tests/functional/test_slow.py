@@ -9,7 +9,7 @@ from websockets.frames import Opcode
 from websockets.sync.client import connect
 
 from stargate import MessageTooBig, WebSocketView
-from stargate.sending import LATEST_LOWAT
+from stargate.websocket.sending import LATEST_LOWAT
 from stargate_tests import raw
 from stargate_tests.functional.program import pserve
 from stargate_tests.functional.test_send import joined

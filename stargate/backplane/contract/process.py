@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from stargate.history import History, Keep
 from stargate.interfaces import IReceiver
-from stargate.message import BINARY, Message
+from stargate.message.message import BINARY, Message
 from stargate.stats import Counters
 
 #: Seconds that an event is waited for: generous, since only a test that fails waits for it.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface import implementer
 
+from stargate.backplane.packet import JSON, Packet, WireError, decode
 from stargate.backplane.redis import upkeep
 from stargate.backplane.redis.commands import NOT_SENT, is_out_of_reach
 from stargate.backplane.redis.feed import Lack
@@ -24,12 +25,11 @@ from stargate.backplane.redis.subscription import Subscription, offset_of
 from stargate.backplane.redis.turns import Turns
 from stargate.backplane.redis.upkeep import Upkeep
 from stargate.backplane.redis.who import Reader
+from stargate.engine.peerlog import peerlog
 from stargate.exceptions import BackplaneError, shortened
 from stargate.history import LAST, History, Keep, MessageId
 from stargate.interfaces import IBackplane
-from stargate.message import Message
-from stargate.peerlog import peerlog
-from stargate.wire import JSON, Packet, WireError, decode
+from stargate.message.message import Message
 
 if TYPE_CHECKING:
     from stargate.backplane.redis.sweep import Event

@@ -101,6 +101,7 @@ class ClusterCommands(Commands):
             self._refresh(Deadline(self.timeout))
         found = self._here(slot)
         if found is None:
+            self._stale = True
             raise BackplaneError(NOT_SENT, f"{self.address}: no node has slot {slot}")
         return found
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from stargate.backplane.packet import Packet
 from stargate.history import NO_TAG, MessageId
-from stargate.wire import Packet
 
 if TYPE_CHECKING:
     from stargate.backplane.redis.publisher import Page

@@ -13,8 +13,8 @@ from time import monotonic
 
 from stargate.backplane.redis.commands import NOT_SENT, Commands, Deadline, Place, is_out_of_reach
 from stargate.backplane.redis.link import Channel, Link
+from stargate.engine.peerlog import peerlog
 from stargate.exceptions import BackplaneError
-from stargate.peerlog import peerlog
 
 log = logging.getLogger("stargate.backplane")
 

@@ -11,7 +11,7 @@ from typing import Any
 from stargate.backplane.redis.kinds import commands_to
 from stargate.backplane.redis.publisher import Publisher, kind_of
 from stargate.backplane.redis.who import Reader
-from stargate.message import Message, Sent
+from stargate.message.message import Message, Sent
 
 
 class Outside:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from stargate.backplane.packet import BINARY as WIRE_BINARY
+from stargate.backplane.packet import JSON, TEXT, Packet, WireError, decode, halves
 from stargate.backplane.redis.commands import Commands
 from stargate.backplane.redis.scripts import PUBLISH, READ, TOUCH, Keys, keys_of
 from stargate.history import LAST, NO_TAG, History, Keep, Kept, MessageId, random_part
-from stargate.message import BINARY, Message, Sent
-from stargate.wire import BINARY as WIRE_BINARY
-from stargate.wire import JSON, TEXT, Packet, WireError, decode, halves
+from stargate.message.message import BINARY, Message, Sent
 
 #: How long a send may be repeated with the same key, in milliseconds.
 REPEAT_MS = 60_000

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from stargate.backplane.packet import Packet
 from stargate.backplane.redis.feed import HELD_BYTES, HELD_COST, Feed
 from stargate.history import Keep, MessageId
-from stargate.wire import Packet
 
 
 class Subscription:

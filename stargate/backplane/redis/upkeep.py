@@ -12,8 +12,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from stargate.backplane.redis.subscription import Subscription
+from stargate.engine.peerlog import peerlog
 from stargate.exceptions import BackplaneError
-from stargate.peerlog import peerlog
 
 log = logging.getLogger("stargate.backplane")
 

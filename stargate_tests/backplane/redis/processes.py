@@ -8,7 +8,7 @@ from typing import Any
 
 from stargate.backplane.contract.process import Process, Receiver
 from stargate.backplane.redis.backplane import RedisBackplane
-from stargate.settings import read_application
+from stargate.settings.application import read_application
 from stargate.stats import Counters
 
 

@@ -6,10 +6,10 @@ import pytest
 from stargate.backplane.contract.process import Writer, state, texts, until
 from stargate.backplane.redis import backplane as module
 from stargate.backplane.redis import upkeep
+from stargate.engine.peerlog import peerlog
 from stargate.exceptions import BackplaneError
 from stargate.history import LAST, NO_TAG, Keep, MessageId
-from stargate.message import Message
-from stargate.peerlog import peerlog
+from stargate.message.message import Message
 from stargate_tests.backplane.redis.processes import process as a_process
 from stargate_tests.redis_relay import DOWN, UP
 

@@ -6,7 +6,7 @@ import pytest
 
 from stargate.backplane.contract import BackplaneContract
 from stargate.backplane.redis.backplane import RedisBackplane
-from stargate.settings import read_application
+from stargate.settings.application import read_application
 from stargate.stats import Counters
 
 

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stargate.backplane.packet import NOBODY, TEXT, Packet
 from stargate.backplane.redis import feed as module
 from stargate.backplane.redis.feed import Feed
 from stargate.backplane.redis.publisher import Page
 from stargate.history import NO_TAG, MessageId
-from stargate.wire import NOBODY, TEXT, Packet
 
 EPOCHS = [f"{number:012x}" for number in range(1, 20)]
 EPOCH = EPOCHS[0]

@@ -662,7 +662,7 @@ import eventlet
 
 from stargate.backplane.redis.backplane import RedisBackplane
 from stargate.history import Keep
-from stargate.settings import read_application
+from stargate.settings.application import read_application
 from stargate.stats import Counters
 
 

@@ -3,13 +3,13 @@ from contextlib import ExitStack
 
 import pytest
 
+from stargate.backplane.packet import BINARY, JSON, TEXT
 from stargate.backplane.redis import publisher as module
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Commands
 from stargate.backplane.redis.publisher import Publisher, Sent
 from stargate.backplane.redis.scripts import POSITION_SECONDS
 from stargate.history import LAST, NOT_KEPT, Keep, MessageId
-from stargate.wire import BINARY, JSON, TEXT
 from stargate_tests.waiting import wait_until
 
 KEEP = Keep(10)

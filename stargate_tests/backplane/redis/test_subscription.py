@@ -1,9 +1,9 @@
 import pytest
 
+from stargate.backplane.packet import NOBODY, TEXT, Packet
 from stargate.backplane.redis import subscription as module
 from stargate.backplane.redis.feed import HELD_COST
 from stargate.backplane.redis.subscription import Subscription, offset_of
-from stargate.wire import NOBODY, TEXT, Packet
 
 
 def packet(id="", payload=b"x"):

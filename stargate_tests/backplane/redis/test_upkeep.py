@@ -6,8 +6,8 @@ from stargate.backplane.contract.process import until
 from stargate.backplane.redis import upkeep as module
 from stargate.backplane.redis.subscription import Subscription
 from stargate.backplane.redis.upkeep import Upkeep
+from stargate.engine.peerlog import peerlog
 from stargate.exceptions import BackplaneError
-from stargate.peerlog import peerlog
 
 
 @pytest.fixture

@@ -1,13 +1,19 @@
 """How Sphinx builds these pages. It needs no network: references outside stargate stay plain."""
 
 import re
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
 from stargate.settings import application, server
+
+# The picture of the rooms is drawn from the tests' table.
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from picture import RoomsPicture, RoomsTable  # noqa: E402
 
 project = "stargate"
 author = "The stargate authors"
@@ -86,4 +92,6 @@ def shown_by_its_room(app, env, node, content):
 
 def setup(app):
     app.add_directive("settings-table", SettingsTable)
+    app.add_directive("rooms-picture", RoomsPicture)
+    app.add_directive("rooms-table", RoomsTable)
     app.connect("missing-reference", shown_by_its_room)

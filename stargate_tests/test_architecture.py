@@ -1,79 +1,14 @@
-"""What each room of the house may know, read from the source itself.
-
-:data:`ROOMS` is the plan. It is the way of a message: from what an application calls, down to the
-socket; a room imports rooms below it alone, for type checkers and inside functions too.
-"""
+"""What each room of the house may know, read from the source itself; the plan is ``rooms.py``."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-import stargate
-
-ROOM = Path(stargate.__file__).parent
-MODULES = {
-    ".".join(("stargate", *path.relative_to(ROOM).with_suffix("").parts)).removesuffix(
-        ".__init__"
-    ): path
-    for path in sorted(ROOM.rglob("*.py"))
-}
-
-#: From the top down; the sentence of each room is the first of its ``__init__``, or of its module.
-ROOMS = (
-    "__init__",  # The front door: each name is imported when it is first used.
-    *("scripts", "fixtures", "testing", "gunicorn"),
-    "server",
-    "config",
-    *("publisher", "view", "resource"),
-    "application",
-    "handshake",
-    "backplane",
-    "pubsub",
-    "websocket",
-    "engine",
-    "message",
-    "settings",
-    *("events", "stats", "history", "exceptions", "interfaces"),
-)
-
-#: Arrows that run up all the same, with the reason.
-UPWARD = {
-    # Fields of an event; who checks the types of a subscriber wants to know what they are.
-    ("stargate.events", "stargate.view"),
-    ("stargate.events", "stargate.websocket.websocket"),
-}
+from stargate_tests.rooms import HOUSE, MODULES, ROOMS, UPWARD, floors, imports, room
 
 each = pytest.mark.parametrize("module", MODULES)
-
-
-def imports(module, anywhere=False, types=False):
-    """The modules that ``module`` imports when it is imported; ``anywhere``: or at any time.
-
-    With ``types`` those that a type checker reads as well.
-    """
-    found = set()
-    for node in statements(ast.parse(MODULES[module].read_text()), anywhere, types):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names & set(MODULES)
-            if not names <= set(MODULES):
-                found.add(node.module)
-    return found
-
-
-def statements(tree, anywhere, types):
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:
-            yield from node.orelse
-            continue
-        if not anywhere and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            continue
-        yield node
-        yield from statements(node, anywhere, types)
 
 
 def roots(names):
@@ -84,23 +19,19 @@ def ours(module):
     return {name for name in imports(module) if name in MODULES and name != module}
 
 
-def room(module):
-    return (module.split(".") + ["__init__"])[1]
-
-
 def test_the_plan_has_every_room_and_no_other():
-    assert sorted(ROOMS) == sorted({room(module) for module in MODULES})
-    listed = [path for path in ROOM.iterdir() if path.name != "__pycache__"]
+    assert sorted(sum(ROOMS, ())) == sorted({room(module) for module in MODULES})
+    listed = [path for path in HOUSE.iterdir() if path.name != "__pycache__"]
     assert len(listed) <= 24
 
 
 @each
 def test_arrows_point_down_for_type_checkers_too(module):
-    floor = ROOMS.index(room(module))
+    floor = floors()
     upward = {
         (module, other)
         for other in imports(module, anywhere=True, types=True) & set(MODULES)
-        if ROOMS.index(room(other)) < floor
+        if floor[room(other)] < floor[room(module)]
     }
     assert upward == {arrow for arrow in UPWARD if arrow[0] == module}
 
@@ -194,7 +125,7 @@ def test_every_module_has_tests_of_its_own(module):
     """The tests mirror the package, file by file."""
     if module in NOT_MIRRORED:
         return
-    path = MODULES[module].relative_to(ROOM)
+    path = MODULES[module].relative_to(HOUSE)
     name = path.parent.name if path.stem == "__init__" and path.parent != Path() else path.stem
     parent = path.parent.parent if name != path.stem else path.parent
     assert (Path(__file__).parent / parent / f"test_{name.strip('_')}.py").exists()
@@ -227,3 +158,25 @@ NOT_MIRRORED = {
     "stargate.fixtures",  # In test_testing.py.
     "stargate.websocket.state",
 }
+
+
+GUIDE = (HOUSE.parent / "docs" / "contributing.rst").read_text()
+HOPS = re.findall(r"``([\w/]+\.py)``,\s+``([\w.]+)``", GUIDE)
+
+
+@pytest.mark.parametrize(("path", "name"), HOPS)
+def test_what_the_guide_to_the_code_names_is_there(path, name):
+    tree = ast.parse((HOUSE / path).read_text())
+    for part in name.split("."):
+        (tree,) = [
+            node
+            for node in tree.body
+            if getattr(node, "name", None) == part
+            or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == part)
+        ]
+
+
+def test_the_guide_has_ten_hops_down_and_ten_up():
+    for title in ("message-down", "frame-up"):
+        section = GUIDE.partition(f".. _{title}:")[2].partition("\n\n\n")[0]
+        assert section.count("#. ``") == 10

@@ -16,6 +16,8 @@ subscriber to ``ViewFailed``         ``view._Life._fail``        logged
 subscriber to another event          ``application``             logged
 greenlet, green thread, timer        the hub, below              ends it; ``GreenletExit`` quietly
 callback of a descriptor             the hub, below              it is watched no more
+handler of a signal                  the hub, below, or where    logged, or as there
+                                     it comes
 call from another OS thread          ``hub.Engine._call``        logged
 question from another OS thread      ``ask_from_thread``         raised in that thread
 ===================================  ==========================  ==============================
@@ -38,11 +40,11 @@ Report = Callable[[BaseException, str], None]
 
 
 @contextmanager
-def contained(hub: Any, waker: int, report: Report) -> Iterator[None]:
+def contained(hub: Any, kept: int, waker: int, report: Report) -> Iterator[None]:
     """Meanwhile the loop of ``hub``, eventlet's, goes on whatever is raised in what it runs.
 
-    ``report`` is called on the hub with each error and a sentence. Signals must have handlers that
-    raise nothing: a ``KeyboardInterrupt`` is an error like any other. A signal wakes the hub by a
+    ``report`` is called on the hub with each error and a sentence; descriptor ``kept`` is watched
+    on. What the handler of a signal raises is an error like any other. A signal wakes the hub by a
     byte that is written to ``waker``: where it comes just before the hub waits, its handler would
     run when something else happens, a minute later.
     """
@@ -52,6 +54,8 @@ def contained(hub: Any, waker: int, report: Report) -> Iterator[None]:
 
     def squelch_exception(fileno: int, info: Any) -> None:
         report(info[1], f"whoever waited for descriptor {fileno} failed")
+        if fileno == kept:
+            return
         try:
             hub.remove_descriptor(fileno)
         except BaseException:  # It calls them once more. Left there, they fail at every turn.
@@ -60,19 +64,34 @@ def contained(hub: Any, waker: int, report: Report) -> Iterator[None]:
             with suppress(BaseException):
                 hub.remove_descriptor(fileno)
 
-    def close_one() -> None:
-        try:
-            type(hub).close_one(hub)
-        except BaseException as error:
-            report(error, "whoever waited for a descriptor that was closed failed")
+    def guarded(method: Callable[..., object], text: str) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            try:
+                method(hub, *args)
+            except BaseException as error:
+                report(error, text)
 
+        return call
+
+    closed = "whoever waited for a descriptor that was closed failed"
     mended = {
+        "wait": guarded(type(hub).wait, "the handler of a signal failed"),
         "SYSTEM_EXCEPTIONS": (),
         "squelch_timer_exception": squelch_timer_exception,
         "squelch_exception": squelch_exception,
-        "close_one": close_one,
+        "close_one": guarded(type(hub).close_one, closed),
     }
     vars(hub).update(mended)
+    try:
+        with _woken_by_signals(waker):
+            yield
+    finally:
+        for name in mended:
+            vars(hub).pop(name, None)
+
+
+@contextmanager
+def _woken_by_signals(waker: int) -> Iterator[None]:
     before = None
     with suppress(ValueError):  # In another thread than the main one no signal is heard.
         before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -81,8 +100,6 @@ def contained(hub: Any, waker: int, report: Report) -> Iterator[None]:
     finally:
         if before is not None:
             signal.set_wakeup_fd(before)
-        for name in mended:
-            vars(hub).pop(name, None)
 
 
 def log_of_application(error: BaseException, text: str) -> None:

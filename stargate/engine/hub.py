@@ -186,7 +186,7 @@ class Engine:
     def contained(self) -> AbstractContextManager[None]:
         """Meanwhile nothing that is raised ends the hub: for a server that hears the signals."""
         report = partial(self.spawn, log_of_application)
-        return contained(self._hub, self._waker, report)
+        return contained(self._hub, self._epoll.fileno(), self._waker, report)
 
     # Descriptors.
 

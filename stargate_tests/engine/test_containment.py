@@ -116,6 +116,34 @@ def test_a_handler_of_the_log_that_raises_is_told_of_elsewhere(engine, capsys):
     assert capsys.readouterr().err.count("SystemExit: 4") == 1
 
 
+def test_what_a_signals_handler_raises_on_the_hub_is_logged(engine, caplog):
+    before = signal.signal(signal.SIGALRM, raising(SystemExit(3)))
+    try:
+        with engine.contained():
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            wait_until(lambda: turn(engine) or caplog.records)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    (record,) = caplog.records
+    assert record.exc_info[0] is SystemExit
+
+
+def test_the_engine_hears_on_after_such_an_error_in_the_midst_of_its_own_work(
+    engine, hub, pair, caplog
+):
+    ours, theirs = pair
+    heard = []
+    with engine.contained():
+        engine.watch(ours.fileno(), 1, lambda _events: heard.append(ours.recv(1)))
+        hub.squelch_exception(engine._epoll.fileno(), (SystemExit, SystemExit(3), None))
+        theirs.send(b"a")
+        wait_until(lambda: turn(engine) or heard)
+        engine.unwatch(ours.fileno())
+    assert heard == [b"a"]
+    (record,) = caplog.records
+    assert record.exc_info[0] is SystemExit
+
+
 def test_a_signal_is_heard_at_once_though_nothing_interrupts_the_hub(engine):
     """As when it comes just before the hub waits: here another thread gets it."""
     main = Path(f"/proc/self/task/{os.getpid()}/syscall")

@@ -1,6 +1,7 @@
 """An application that raises what is no ``Exception``, wherever its code runs."""
 
 import logging
+import signal
 import sys
 import threading
 import time
@@ -143,6 +144,12 @@ def busy(context, request):
     return Response("page")
 
 
+def raise_in_signal(kind):
+    """As a time limit by SIGALRM does, in whatever runs then: the hub, as a rule."""
+    signal.signal(signal.SIGALRM, lambda number, frame: throw(kind))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def spawned(context, request):
     """Have something beside the page raise, and answer when it has had its time."""
     kind, place = request.params["kind"], request.params["at"]
@@ -155,6 +162,7 @@ def spawned(context, request):
         "hub_timer": lambda: hub.schedule_call_global(0, throw, kind),
         "thread": lambda: threading.Thread(target=throw, args=(kind,)).start(),
         "os_thread": lambda: real.Thread(target=throw, args=(kind,)).start(),
+        "signal": lambda: raise_in_signal(kind),
         "callback": lambda: gate(request.registry)._delivery.engine.call_from_thread(throw, kind),
     }[place]()
     time.sleep(0.05)

@@ -35,6 +35,7 @@ PAGES = {
     "thread": ("spawned", 200),
     "os_thread": ("spawned", 200),
     "callback": ("spawned", 200),
+    "signal": ("spawned", 200),
 }
 
 #: The view, and how its WebSocket ends; or the status of the handshake.

@@ -117,6 +117,7 @@ def _end_with(forker: Any) -> None:
         root = root.parent
     last = greenlets.greenlet(_end, parent=root)
     last.switch(forker)
+    _parents.append(forker.parent)  # Where a child forks, it is one like this.
     forker.parent = last
 
 
@@ -126,10 +127,10 @@ def _end(forker: Any) -> None:
         forker.switch()  # What it returns or raises at its end comes here.
     except BaseException as found:  # pragma: no cover - it is, and what measures is elsewhere
         error = found
-    _exit(error)  # pragma: no cover
+    end_child(error)  # pragma: no cover
 
 
-def _exit(error: BaseException | None) -> None:
+def end_child(error: BaseException | None) -> None:
     """End the process as Python does where ``error`` has come out of everything."""
     code = int(error is not None)
     if isinstance(error, SystemExit) and isinstance(error.code, int | None):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from stargate.engine.forked import end_child
 from stargate.engine.quiet import eventlet
 
 if TYPE_CHECKING:
     from stargate.engine.hub import Engine
 
 hubs = eventlet.hubs
+os = eventlet.patcher.original("os")
 queue = eventlet.patcher.original("queue")
 threading = eventlet.patcher.original("threading")
 
@@ -94,6 +96,9 @@ class _Call:
                 self._value = function()
             except BaseException as error:
                 self._error = error
+            # The function has forked. What measures this ends with the child.
+            if os.getpid() != self._engine.process:  # pragma: no cover
+                end_child(self._error)
         # Behind what was sent in there, which so has its place before what the greenlet sends.
         self._engine.call_from_thread(self._end)
 

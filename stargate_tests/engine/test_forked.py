@@ -41,7 +41,7 @@ def run(program, **environ):
     return done.stdout.split("\n")[:-1], done.stderr
 
 
-@pytest.mark.parametrize(
+ENDS = pytest.mark.parametrize(
     "end, code",
     [
         ("return", 0),
@@ -51,6 +51,9 @@ def run(program, **environ):
         ("raise ValueError('it is wrong')", 1),
     ],
 )
+
+
+@ENDS
 def test_a_child_ends_with_the_greenlet_that_forked_it(end, code):
     out, err = run(f"""
         def view():
@@ -61,6 +64,34 @@ def test_a_child_ends_with_the_greenlet_that_forked_it(end, code):
             print(code_of(child))
 
         eventlet.spawn(view).wait()
+        print("the end")
+    """)
+    assert out == [f"work{code}", "the end"]
+    assert ("it is wrong" in err) == ("it is wrong" in end)
+
+
+def test_a_child_of_a_child_does_its_work_and_ends_as_well():
+    out, _ = run("""
+        def view():
+            code = fork(lambda: os._exit(fork(lambda: write(1, b"work\\n"))))
+            print(code)
+
+        eventlet.spawn(view).wait()
+    """)
+    assert out == ["work", "0"]
+
+
+@ENDS
+def test_a_child_of_an_os_thread_ends_with_the_function_that_forked_it(end, code):
+    out, err = run(f"""
+        def work():
+            child = os.fork()
+            if not child:
+                sys.stdout.write("work")
+                {end}
+            return child
+
+        print(code_of(stargate.run_in_thread(work)))
         print("the end")
     """)
     assert out == [f"work{code}", "the end"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from stargate.engine.quiet import eventlet
@@ -21,6 +22,9 @@ os = eventlet.patcher.original("os")
 thread = eventlet.patcher.original("_thread")
 get_ident = thread.get_ident
 
+#: Seconds between two looks of a hub at who has a lock.
+LOOK = 0.02
+
 
 class Lock:
     """As ``threading.Lock``: who waits for it gives way to the greenlets of the same OS thread.
@@ -28,7 +32,7 @@ class Lock:
     An OS thread without greenlets waits as for any lock. Whoever has waited longest is next.
     """
 
-    __slots__ = ("__weakref__", "_owner", "_real", "_waiting")
+    __slots__ = ("__weakref__", "_given", "_owner", "_real", "_waiting")
 
     def __init__(self, _value: int = 1) -> None:
         self._real = thread.allocate_lock()
@@ -36,6 +40,8 @@ class Lock:
         self._owner = 0
         #: Who waits. Whoever is taken out of it by ``release`` has the lock.
         self._waiting: list[_Waiting] = []
+        #: Who was the last of those.
+        self._given: _Waiting | None = None
 
     def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
         """Lock it; returns whether it has been, within ``timeout`` seconds where that is given."""
@@ -49,7 +55,7 @@ class Lock:
             raise ValueError("timeout value must be a non-negative number")
         me = self._new_waiting()
         # Before the next look: whoever releases it looks in here behind that.
-        self._waiting.append(me)
+        self._waiting.insert(0 if isinstance(me, _OnHub) else len(self._waiting), me)
         if self._real.acquire(False):
             self._owner = get_ident()
             self._leave(me)
@@ -60,16 +66,29 @@ class Lock:
             if not self._leave(me):
                 self.release()
             raise
-        return not self._leave(me)
+        taken = not self._leave(me)
+        if taken:
+            self._given = None
+        return taken
 
     def _new_waiting(self) -> _Waiting:
         hub = getattr(hubs._threadlocal, "hub", None)
         if hub is None:
             return _InThread()
-        if getcurrent() is hub.greenlet and self._owner != get_ident():
-            # The hub can give way to nobody. It is not kept long: who has the lock goes on.
-            return _InThread()
+        if getcurrent() is hub.greenlet:
+            return _OnHub(self, hub)
         return _InGreenlet(hub)
+
+    def take_back(self) -> bool:
+        """Have it in the place of a greenlet that has been given it, and is yet to go on; on a hub.
+
+        Returns whether that could be. The greenlet is next.
+        """
+        given = self._given
+        if not (isinstance(given, _InGreenlet) and given.take_back()):
+            return False
+        self._waiting.insert(0, given)
+        return True
 
     def _leave(self, waiting: _Waiting) -> bool:
         """Wait no more; returns whether the lock has not been given already."""
@@ -93,7 +112,7 @@ class Lock:
             following = self._waiting.pop(0)
         except IndexError:
             return False
-        self._owner = following.thread
+        self._given, self._owner = following, following.thread
         following.wake()
         return True
 
@@ -121,6 +140,26 @@ class _InThread:
         self._woken.acquire(True, timeout)
 
 
+class _OnHub(_InThread):
+    """Waits on a hub, which can give way to nobody: its greenlets stand still meanwhile.
+
+    So it comes before them. An OS thread that has the lock goes on, and does not keep it long.
+    """
+
+    def __init__(self, lock: Lock, hub: Any) -> None:
+        super().__init__()
+        self._lock, self._hub = lock, hub
+
+    def wait(self, timeout: float) -> None:
+        lock, end = self._lock, monotonic() + (timeout if timeout != -1 else float("inf"))
+        while (left := end - monotonic()) > 0 and not self._woken.acquire(True, min(LOOK, left)):
+            if lock.take_back():
+                lock._leave(self)
+                return
+            if lock._owner == self.thread and self in lock._waiting:
+                self._hub.switch()  # Raises an error: a greenlet has it.
+
+
 class _InGreenlet:
     """Waits in a greenlet, while the others of its OS thread go on."""
 
@@ -128,7 +167,7 @@ class _InGreenlet:
         self.thread = get_ident()
         self._hub, self._bell = hub, _bell_of(hub)
         self._greenlet = getcurrent()
-        self._waits = True
+        self._waits, self._given = True, False
 
     def wait(self, timeout: float) -> None:
         timer = None if timeout == -1 else self._hub.schedule_call_global(timeout, self._go_on)
@@ -141,10 +180,22 @@ class _InGreenlet:
                 timer.cancel()
 
     def wake(self) -> None:
+        self._given = True
         if self.thread == get_ident():
-            self._hub.schedule_call_global(0, self._go_on)
+            self._hub.schedule_call_global(0, self._go_on_given)
         else:
-            self._bell.ring(self._go_on)
+            self._bell.ring(self._go_on_given)
+
+    def take_back(self) -> bool:
+        """Wait on; returns whether it was about to go on, in this OS thread."""
+        taken = self._given and self._waits and self.thread == get_ident()
+        if taken:
+            self._given = False
+        return taken
+
+    def _go_on_given(self) -> None:
+        if self._given:
+            self._go_on()
 
     def _go_on(self) -> None:
         # A greenlet that has been thrown something waits for something else by now.

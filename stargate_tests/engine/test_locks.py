@@ -210,6 +210,49 @@ print(*log, sep=", ")
     assert said == "thread, hub, Cannot switch to MAINLOOP from MAINLOOP"
 
 
+IN_HUB = """
+def in_hub():
+    with lock:
+        log.append("hub")
+"""
+
+
+def test_the_hub_comes_before_the_greenlets_that_could_not_go_on_meanwhile():
+    said = run(
+        f"""{PATCHED}{IN_HUB}
+def in_thread():
+    with lock:
+        log.append("thread")
+        while len(lock._waiting) < 2:
+            clock.sleep(0.001)
+thread = start_thread(in_thread)
+wait_until(lambda: log)
+start(lambda: hold("greenlet"))
+wait_until(lambda: lock._waiting)
+eventlet.hubs.get_hub().schedule_call_global(0, in_hub)
+wait_until(lambda: len(log) == 3)
+print(*log, lock.locked(), sep=", ")
+"""
+    )
+    assert said == "thread, hub, greenlet, True"
+
+
+def test_the_hub_has_the_lock_of_a_greenlet_that_is_yet_to_go_on_with_it():
+    said = run(
+        f"""{PATCHED}{IN_HUB}
+lock.acquire()
+start(lambda: hold("greenlet"))
+wait_until(lambda: lock._waiting)
+eventlet.hubs.get_hub().schedule_call_global(0, in_hub)
+lock.release()
+wait_until(lambda: len(log) == 2)
+wait_until(lambda: not lock.locked())
+print(*log, sep=", ")
+"""
+    )
+    assert said == "hub, greenlet"
+
+
 def test_a_thread_that_has_slept_waits_as_greenlets_do():
     """It has a hub of its own by then, and may have greenlets on it."""
     said = run(

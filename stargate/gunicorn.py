@@ -134,8 +134,7 @@ class EventletWorker(Worker):
             self._refuse(error)
         self._tick()
         if self.alive:
-            self._server.serve()
-            self._server.leave()
+            self._server.serve(leave=True)
 
     # What is refused.
 

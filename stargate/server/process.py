@@ -130,24 +130,30 @@ class Server:
         try:
             for address in self.urls:
                 log.info("serving on %s", address)
-            self.serve()
-            self.leave()
+            self.serve(leave=True)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def serve(self) -> None:
-        """Serve until :meth:`stop`; returns when all is ended or cut."""
-        with self.engine.contained():
-            self._serve()
+    def serve(self, *, leave: bool = False) -> None:
+        """Serve until :meth:`stop`; returns when all is ended or cut.
 
-    def _serve(self) -> None:
+        With ``leave`` the process ends in what is left of ``graceful_timeout``, whatever holds it
+        up: the log may be the first that does.
+        """
+        with self.engine.contained():
+            self._serve(leave)
+
+    def _serve(self, leave: bool) -> None:
+        from stargate.server.leaving import leave_within
         from stargate.server.listening import remove_unix_socket
 
         self.http.start()
         self._main = self.engine.greenlet
         try:
             self.engine.park()
+            if leave:
+                leave_within(self._stopped_at + self.settings.graceful_timeout - monotonic())
         finally:
             for task in (self._deadline, self._next_look, self._drain):
                 if task is not None:
@@ -163,12 +169,6 @@ class Server:
                 self.settings.graceful_timeout,
             )
         log.info("stopped")
-
-    def leave(self) -> None:
-        """Have the process end in what is left of ``graceful_timeout``, whatever holds it up."""
-        from stargate.server.leaving import leave_within
-
-        leave_within(self._stopped_at + self.settings.graceful_timeout - monotonic())
 
     def stop(self, *, restarts: bool = False) -> None:
         """Accept no more, say 1001 to every WebSocket, and end when all have gone.

@@ -41,6 +41,20 @@ def sleep_in_child():
     multiprocessing.get_context("spawn").Process(target=time.sleep, args=(MINUTE,)).start()
 
 
+def hold_log():
+    """Have an OS thread keep a lock that every line of the log needs."""
+    held = original("threading").Event()
+
+    def hold(handler):
+        with handler.lock:
+            held.set()
+            real_sleep(MINUTE)
+
+    handler = logging.getLogger().handlers[0]
+    original("threading").Thread(target=hold, args=(handler,), daemon=True).start()
+    held.wait()
+
+
 def slow_goodbye():
     print("a slow handler begins")  # Held in a buffer where that is no terminal.
     real_sleep(MINUTE)

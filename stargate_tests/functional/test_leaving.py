@@ -102,6 +102,18 @@ def test_a_destructor_that_hangs_is_ended_without_python(tmp_path):
     assert "in __del__" in program.log
 
 
+def test_a_log_that_is_held_by_a_thread_holds_up_no_end(tmp_path):
+    with under_pserve(tmp_path) as program:
+        sock = raw.dial(program.url)
+        sock.sendall(b"GET /a/@@leave?how=hold_log HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+        began = monotonic()
+        assert program.stop() == 0
+        assert monotonic() - began < GRACEFUL + SLACK
+        sock.close()
+    assert "the process ends, held up by its log as well" in program.log
+
+
 def test_a_handler_that_is_quick_runs_to_its_end(tmp_path):
     with under_pserve(tmp_path) as program:
         get(program, "quick_handler")

@@ -230,8 +230,10 @@ class Answer:
         if self._gone is not None:
             peerlog.info(log, "a peer has gone before its answer: %r", self._gone)
         elif failure is None:
-            log.error("the application raised an exception\n%s", traceback.format_exc())
-            self._say_sorry()
+            try:
+                log.error("the application raised an exception\n%s", traceback.format_exc())
+            finally:
+                self._say_sorry()  # A handler of the log may raise as well.
         elif self._sent:
             peerlog.info(log, "%s: %s", http.client_address, failure)
         else:

@@ -103,6 +103,20 @@ def view(context, request):
     return Response("page")
 
 
+class Broken(logging.Handler):
+    """A handler of the log that raises for what fails, and writes nothing."""
+
+    def emit(self, record):
+        if record.exc_info or "Traceback" in record.getMessage():
+            sys.exit(3)
+
+
+def unlogged(context, request):
+    """Fail where the log does as well."""
+    logging.getLogger("stargate").addHandler(Broken())
+    raise ValueError
+
+
 def rendered(context, request):
     return {"found": Kind(request.params["kind"])}
 
@@ -206,6 +220,6 @@ def main(global_config, **settings):
         config.add_websocket_view(Raising, context=Node, name="raising")
         config.add_websocket_view(RaisingHandler, context=Node, name="raising_handler")
         config.add_view(rendered, context=Node, name="rendered", renderer="json")
-        for each in (view, streamed, spawned, sent, addressed, busy):
+        for each in (view, streamed, spawned, sent, addressed, busy, unlogged):
             config.add_view(each, context=Node, name=each.__name__)
         return config.make_wsgi_app()

@@ -146,6 +146,12 @@ def test_a_view_has_failed_and_the_server_goes_on(running, place, kind):
     check_logged(running, before, place, kind)
 
 
+def test_a_page_that_fails_is_a_500_though_the_log_fails_too(tmp_path):
+    with under_pserve(tmp_path) as server, connect(server.websocket_url("/a")) as peer:
+        assert Running(server, peer).get("unlogged") == 500
+        Running(server, peer).is_well()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_midst_of_application_code_drains(tmp_path, number):
     with under_pserve(tmp_path) as server, connect(server.websocket_url("/a")) as peer:

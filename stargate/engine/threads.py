@@ -40,18 +40,22 @@ class Threads:
         Where the greenlet is thrown something while it waits, what has begun goes on and nobody
         hears of its end; what has not begun never does.
         """
+        if self._started < min(self._open + 1, self.limit):
+            self._start_one()
         call = _Call(function, self._engine, self._engine.greenlet, self._on_end)
         self._open += 1
         self._calls.put(call)
-        if self._started < min(self._open, self.limit):
-            self._started += 1
-            threading.Thread(
-                target=_work,
-                args=(self._calls,),
-                name=f"stargate-thread-{self._started}",
-                daemon=True,
-            ).start()
         return call.wait()
+
+    def _start_one(self) -> None:
+        name = f"stargate-thread-{self._started + 1}"
+        try:
+            threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True).start()
+        except RuntimeError:  # The system has no room for one more; the others will do.
+            if not self._started:
+                raise
+        else:
+            self._started += 1
 
     def _on_end(self) -> None:
         self._open -= 1

@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 
 import stargate
 from stargate import WebSocketView, run_in_thread
-from stargate.engine import current_engine, hub
+from stargate.engine import current_engine, hub, threads
 from stargate.testing import LiveServer
 from stargate_tests.functional.tree import Node, make_app
 from stargate_tests.waiting import turn, turn_until, wait_until
@@ -366,3 +366,28 @@ def run(program):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_once(engine, monkeypatch):
+    """Where there are others they do it; and the next call tries again."""
+
+    class Refused(threads.threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    engine.threads.limit = 2
+    with monkeypatch.context() as no_room:
+        no_room.setattr(threads.threading, "Thread", Refused)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start"):
+                engine.run_in_thread(lambda: 1)
+    assert engine.run_in_thread(lambda: 2) == 2
+    with monkeypatch.context() as no_room:
+        no_room.setattr(threads.threading, "Thread", Refused)
+        found = []
+        engine.spawn(lambda: found.append(engine.run_in_thread(wait)))
+        engine.spawn(lambda: found.append(engine.run_in_thread(lambda: 3)))
+        turn(engine)
+        go_on.set()
+        turn_until(engine, lambda: len(found) == 2)
+    assert found == ["stargate-thread-1", 3]

@@ -18,6 +18,11 @@ from pyramid.threadlocal import manager
 log = logging.getLogger("stargate.handshake")
 
 SESSION, RESPONSE = "the session is changed", "request.response is used"
+FINISHED = "a finished callback is added"
+
+#: What comes of it, and what would be right.
+NOT_CARRIED = "no answer will carry it. Do it in the __init__ of the view, or in a page"
+NOT_CALLED = "nothing will call it. Do that in on_close, or where the handler ends"
 
 _told: set[tuple[str, int]] = set()
 
@@ -25,6 +30,9 @@ _told: set[tuple[str, int]] = set()
 def answered(request: Request) -> None:
     """From here on say what is done to ``request``, or to its response or session, in vain."""
     known = request.__dict__
+    said = known.get("response")
+    if type(said) is Response:
+        said.__class__ = _Response  # Whoever has kept it is told as well.
     known["response"] = _RESPONSE
     known["response_callbacks"], known["finished_callbacks"] = _RESPONSE_CALLBACKS, _FINISHED
     session = known.get("session")
@@ -75,7 +83,7 @@ def _real() -> Response:
 
 _RESPONSE = _Response.__new__(_Response)
 _RESPONSE_CALLBACKS = _Callbacks("a response callback is added")
-_FINISHED = _Callbacks("a finished callback is added")
+_FINISHED = _Callbacks(FINISHED)
 _REQUEST = _Request()
 
 
@@ -86,11 +94,13 @@ def _tell(what: str) -> None:
         ("stargate.", "pyramid.", "webob.")
     ):
         if name == "pyramid.session":
-            if frame.f_code.co_name == "accessed":
-                return  # It is read: its cookie would have lived longer.
             what = SESSION
-            if "self" in frame.f_locals:
+            if frame.f_code.co_name == "changed" and "self" in frame.f_locals:
                 frame.f_locals["self"]._dirty = False  # Have it ask again at the next change.
+                if frame.f_back is not None and frame.f_back.f_code.co_name == "accessed":
+                    return  # It is read: its cookie would have lived longer.
+        if name == "pyramid.authentication":
+            return  # So would that of a ticket.
         if what == RESPONSE and name.startswith("pyramid."):
             return  # It renders a view.
         assert frame.f_back is not None
@@ -99,8 +109,8 @@ def _tell(what: str) -> None:
     if place not in _told:
         _told.add(place)
         log.warning(
-            "%s:%d: %s when the handshake has been answered, and no answer will carry it. Do it in "
-            "the __init__ of the view, or in a page",
+            "%s:%d: %s when the handshake has been answered, and %s",
             *place,
             what,
+            NOT_CALLED if what == FINISHED else NOT_CARRIED,
         )

@@ -1,7 +1,12 @@
 """Views that do to their requests what no answer will carry: each such line says what it does."""
 
+import time
+
+from pyramid.authentication import AuthTktCookieHelper
 from pyramid.config import Configurator
 from pyramid.renderers import render, render_to_response
+from pyramid.response import Response
+from pyramid.security import remember
 from pyramid.session import SignedCookieSessionFactory
 from pyramid.view import render_view
 
@@ -17,6 +22,7 @@ def too_late(request):
     request.session["late"] = request.session.get("late", 0) + 1  # the session is changed
     request.session.flash("late")  # the session is changed
     request.session.changed()  # the session is changed
+    request.session.get_csrf_token()  # the session is changed
     request.response.set_cookie("late", "x")  # request.response is used
     request.response.status = 201  # request.response is used
     request.add_response_callback(lambda request, response: None)  # a response callback is added
@@ -29,6 +35,29 @@ def in_time(request):
     page = render_to_response("json", [2], request=request).text
     part = render_view(Part(), request, "part").decode()
     return f"{found} {render('json', [1], request=request)} {page} {part}"
+
+
+class Ticket:
+    """The cookie of AuthTkt, which is renewed a second after it was made, by whoever reads it."""
+
+    def __init__(self):
+        self._cookies = AuthTktCookieHelper("secret", reissue_time=0, timeout=600)
+
+    def identity(self, request):
+        # As if time had passed since the handshake.
+        vars(request).pop("_authtkt_reissued", None)
+        self._cookies.now = time.time() + 60
+        return self._cookies.identify(request)
+
+    def authenticated_userid(self, request):
+        return (self.identity(request) or {}).get("userid")
+
+    def remember(self, request, userid, **kw):
+        return self._cookies.remember(request, userid, **kw)
+
+
+def enter(request):
+    return Response(headerlist=remember(request, "anne"))
 
 
 class Changes(WebSocketView):
@@ -64,6 +93,18 @@ class Late(WebSocketView):
         self.request.session["late"] = "x"  # the session is changed
 
 
+class Keeps(WebSocketView):
+    """It has the response from before."""
+
+    def __init__(self, request):
+        super().__init__(request)
+        self.response = request.response
+
+    def on_message(self, websocket, message):
+        websocket.send(self.request.authenticated_userid)
+        self.response.set_cookie("late", "x")  # request.response is used
+
+
 class Closes(WebSocketView):
     def on_close(self, websocket):
         self.request.response.headers["X-Late"] = "x"  # request.response is used
@@ -76,6 +117,8 @@ def main(global_config, **settings):
         # Whoever reads it has its cookie sent as well.
         config.set_session_factory(SignedCookieSessionFactory("secret", reissue_time=-1))
         config.add_view(lambda request: [3], context=Part, name="part", renderer="json")
-        for view in (Handler, Methods, Late, Closes):
+        config.set_security_policy(Ticket())
+        config.add_view(enter, name="enter")
+        for view in (Handler, Methods, Late, Keeps, Closes):
             config.add_websocket_view(view, context=Node, name=view.__name__)
         return config.make_wsgi_app()

@@ -1,6 +1,7 @@
 """What a view does to its request when the handshake has been answered: on both servers."""
 
 import re
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,11 @@ def test_each_line_that_comes_too_late_is_named_once(tmp_path, start, view):
                 assert headers["X-Early"] == "x" and "Content-Type" not in headers
                 for _ in range(2):
                     peer.send("x")
-                    assert peer.recv(timeout=DEADLINE) == "('yes', True, 3) [1] [2] [3]"
+                    assert peer.recv(timeout=DEADLINE) == "('yes', True, 4) [1] [2] [3]"
         server.stop()
     found, expected = named(server.log), between("def too_late", "def in_time")
-    assert len(expected) == 7
+    assert len(expected) == 8
+    assert server.log.count("nothing will call it. Do that in on_close") == 1
     assert set(found) == expected and len(found) == len(expected)
     assert "Traceback" not in server.log
 
@@ -77,7 +79,24 @@ def test_a_session_that_is_made_late_is_looked_at_as_well(tmp_path, start):
                 peer.send("x")
                 assert peer.recv(timeout=DEADLINE).startswith(expected)
         server.stop()
-    assert set(named(server.log)) == between("class Late", "class Closes")
+    assert set(named(server.log)) == between("class Late", "class Keeps")
+    assert "Traceback" not in server.log
+
+
+@servers
+def test_so_is_a_response_of_before_and_whoever_asks_who_it_is_does_nothing_in_vain(
+    tmp_path, start
+):
+    with start(tmp_path) as server:
+        with urllib.request.urlopen(f"{server.url}/@@enter", timeout=DEADLINE) as answer:
+            cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        url = server.websocket_url("/@@Keeps")
+        with connect(url, additional_headers={"Cookie": cookie}) as peer:
+            assert peer.response.headers["Set-Cookie"].startswith("auth_tkt=")
+            peer.send("x")
+            assert peer.recv(timeout=DEADLINE) == "anne"
+        server.stop()
+    assert set(named(server.log)) == between("class Keeps", "class Closes")
     assert "Traceback" not in server.log
 
 

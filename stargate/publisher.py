@@ -205,9 +205,9 @@ def _of_url(url: str, namespace: str | None) -> dict[str, Any]:
 
 
 def _of_ini(path: str, namespace: str | None) -> dict[str, Any]:
+    given = read_ini(path)
     if namespace is not None:
         raise ValueError(f"{path} is an ini file, which brings its namespace: give no other")
-    given = read_ini(path)
     try:
         found = application_values(given)
     except ValueError as error:

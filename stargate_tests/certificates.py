@@ -6,6 +6,7 @@ import atexit
 import ssl
 import tempfile
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,10 +37,11 @@ def folder() -> tempfile.TemporaryDirectory:
     return made
 
 
-def issue(*names: str, stem: str = "server") -> Certificate:
-    """A certificate for ``names``."""
+def issue(*names: str, stem: str = "server", begins: datetime | None = None) -> Certificate:
+    """A certificate for ``names``; one that ``begins`` at some time is valid for a day."""
     authority, path = trustme.CA(), Path(folder().name, stem)
-    issued = authority.issue_cert(*names)
+    ends = None if begins is None else begins + timedelta(days=1)
+    issued = authority.issue_cert(*names, not_before=begins, not_after=ends)
     files = [f"{path}.{kind}" for kind in ("crt", "key", "pem", "ca")]
     for number, blob in enumerate(issued.cert_chain_pems):
         blob.write_to_path(files[0], append=number > 0)

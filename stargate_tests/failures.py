@@ -12,12 +12,14 @@ import socket
 import ssl
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 import trustme
 
-from stargate_tests.certificates import certificate
+from stargate_tests.certificates import certificate, issue
 from stargate_tests.redis_groups import Replica, Sentinel
 from stargate_tests.redis_servers import RedisServer, free_port
 from stargate_tests.waiting import wait_until
@@ -260,6 +262,49 @@ def _other_host():
             yield f"rediss://localhost:{server.port}/0?ssl_ca_certs={names[2]}"
 
 
+def _of(year):
+    """A certificate that was valid on the first day of ``year``."""
+    return issue("localhost", stem=f"of-{year}", begins=datetime(year, 1, 1, tzinfo=UTC))
+
+
+YEARS = (2011, 2111)
+
+
+@of_redis("its certificate has expired, or is of the future")
+def _other_time():
+    with ExitStack() as stack:
+        urls = []
+        for made in map(_of, YEARS):
+            server = stack.enter_context(
+                RedisServer(tls=True, tls_cert_file=made.certfile, tls_key_file=made.keyfile)
+            )
+            urls.append(f"rediss://localhost:{server.port}/0?ssl_ca_certs={made.authority}")
+        yield urls
+
+
+@of_redis("the two have no version or cipher of TLS in common")
+def _nothing_in_common():
+    old = {"tls_protocols": "TLSv1.1"}, {"tls_protocols": "TLSv1.2", "tls_auth_clients": "yes"}
+    with RedisServer(tls=True, **old[0]) as first, RedisServer(tls=True, **old[1]) as second:
+        url = f"rediss://localhost:{{}}/0?ssl_ca_certs={certificate().authority}"
+        yield [
+            url.format(first.port),
+            url.format(second.port),
+            f"{url.format(second.port)}&ssl_ciphers=none",
+        ]
+
+
+@of_redis("it does not trust the certificate of who connects")
+def _strange_peer():
+    peers = issue("localhost", stem="stranger"), _of(YEARS[0])
+    with RedisServer(tls=True, tls_auth_clients="yes") as server:
+        yield [
+            f"rediss://localhost:{server.port}/0?ssl_ca_certs={certificate().authority}"
+            f"&ssl_certfile={peer.certfile}&ssl_keyfile={peer.keyfile}"
+            for peer in peers
+        ]
+
+
 # stargate listen.
 
 
@@ -287,7 +332,7 @@ def _mute_tls():
 
 @of_listen("listen: ws:// to a port with TLS, or to no web server")
 def _secure():
-    with _web_server(tls=True) as port, RedisServer() as server:
+    with _web_server(tls=certificate()) as port, RedisServer() as server:
         yield [f"ws://127.0.0.1:{port}/", f"ws://127.0.0.1:{server.port}/"]
 
 
@@ -299,8 +344,30 @@ def _plain():
 
 @of_listen("listen: the certificate is signed by nobody who is known")
 def _untrusted():
-    with _web_server(tls=True) as port:
+    with _web_server(tls=certificate()) as port:
         yield f"wss://localhost:{port}/"
+
+
+@of_listen("listen: the certificate has expired, or is of the future")
+def _listen_at_other_time():
+    old, new = map(_of, YEARS)
+    both = Path(old.authority).with_name("both.ca")
+    both.write_bytes(b"".join(Path(each.authority).read_bytes() for each in (old, new)))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        _web_server(tls=old) as first,
+        _web_server(tls=new) as second,
+    ):
+        patch.setenv("SSL_CERT_FILE", str(both))
+        yield [f"wss://localhost:{port}/" for port in (first, second)]
+
+
+@of_listen("listen: there is a proxy in the environment")
+def _by_proxy():
+    with pytest.MonkeyPatch.context() as patch, _web_server() as port:
+        patch.setenv("no_proxy", "")
+        patch.setenv("ws_proxy", f"http://u:{SECRET}@127.0.0.1:{free_port()}")
+        yield f"ws://127.0.0.1:{port}/"
 
 
 @of_listen("listen: the port is none")
@@ -324,11 +391,11 @@ class _Web(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def _web_server(*, tls=False):
+def _web_server(*, tls=None):
     with _Web(("127.0.0.1", 0), _Page) as server:
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate().certfile, certificate().keyfile)
+            context.load_cert_chain(tls.certfile, tls.keyfile)
             server.socket = context.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=True
             )

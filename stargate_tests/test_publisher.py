@@ -354,6 +354,8 @@ def test_a_namespace_beside_an_ini_file_is_an_error(tmp_path):
 def test_a_file_that_is_not_there_is_said():
     with pytest.raises(FileNotFoundError, match="no such ini file"):
         stargate.connect("redis:localhost")
+    with pytest.raises(FileNotFoundError, match="no such ini file"):
+        stargate.connect("redis:localhost", "shop")
 
 
 def test_no_password_is_shown(redis_server):

@@ -138,7 +138,7 @@ class _Listening:
                     return
                 if code not in AGAIN:
                     raise Refused(why) from error
-            except (InvalidHandshake, InvalidURI, OSError, UnicodeError) as error:
+            except (InvalidHandshake, InvalidURI, OSError, UnicodeError, ImportError) as error:
                 known = _refusal(error) or cause(error, self._options.url, OPENING)
                 why = f"no connection: {known}"
                 if _is_final(error):
@@ -277,7 +277,7 @@ def _said(error: Any) -> str:
 def _refusal(error: BaseException) -> str:
     """The answer to a handshake that was none: also that which led to where no WebSocket can be."""
     response = _response(error)
-    if response is None:
+    if response is None or type(error).__name__ == "InvalidProxyStatus":
         return ""
     where = response.headers.get("Location")
     there = f", to {where}" if where else ""

@@ -8,13 +8,16 @@ from urllib.parse import urlsplit
 
 from stargate.scripts.targets import Misused
 
+#: OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+OF_ANOTHER_TIME = (9, 10)
+
 
 def checked(url: str) -> str:
     """``url``, which may be that of a WebSocket; raises :class:`Misused`."""
     from websockets.exceptions import InvalidURI
     from websockets.uri import parse_uri
 
-    shown = url if "@" not in url else f"{url.partition('://')[0]}://***@{url.rpartition('@')[2]}"
+    shown = _shown(url)
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
@@ -34,12 +37,24 @@ def checked(url: str) -> str:
 
 def cause(error: BaseException, url: str, seconds: float) -> str:
     """What has kept a connection to ``url`` from being opened within so many ``seconds``."""
+    from websockets.proxy import get_proxy
+    from websockets.uri import parse_uri
+
     host = urlsplit(url).hostname
     if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"the certificate of {host} is not to be trusted ({error.verify_message}): "
+        said = f"the certificate of {host} is not to be trusted ({error.verify_message}): "
+        if error.verify_code in OF_ANOTHER_TIME:
+            return f"{said}it must be renewed, or the clock of one of the two machines put right"
+        return said + (
             "SSL_CERT_FILE of the environment may name the authority that signed it, and the host "
             "in the URL must be one that it is for"
+        )
+    proxy = get_proxy(parse_uri(url))
+    if proxy is not None and not isinstance(error, ssl.SSLError | UnicodeError):
+        why = getattr(error, "strerror", None) or str(error) or f"no answer within {seconds:g} s"
+        return (
+            f"{why}, by the proxy {_shown(proxy)} of the environment; no_proxy = {host} there goes "
+            "past it"
         )
     if isinstance(error, socket.gaierror | UnicodeError):
         return f"nobody knows the host {host!r} of the URL"
@@ -57,3 +72,8 @@ def cause(error: BaseException, url: str, seconds: float) -> str:
             "wss://"
         )
     return str(getattr(error, "strerror", None) or error)
+
+
+def _shown(url: str) -> str:
+    """``url`` without a password."""
+    return url if "@" not in url else f"{url.partition('://')[0]}://***@{url.rpartition('@')[2]}"

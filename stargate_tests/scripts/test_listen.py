@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -280,6 +281,21 @@ def test_a_proxy_that_makes_no_sense_is_2(command, monkeypatch):
         monkeypatch.setenv(name, "" if name == "no_proxy" else "nonsense://h")
     code, _, err = command("listen", "ws://h.invalid/")
     assert code == 2 and "nonsense://h isn't a valid proxy" in err
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why", "status"),
+    [("http", "proxy rejected connection: HTTP 400", 6), ("socks5", "requires python-socks", 1)],
+)
+def test_a_proxy_that_does_not_let_through_is_told_from_the_server(
+    server, command, monkeypatch, scheme, why, status
+):
+    monkeypatch.setenv("no_proxy", "")
+    port = urlsplit(server.url).port
+    monkeypatch.setenv("ws_proxy", f"{scheme}://u:sesame@127.0.0.1:{port}")
+    code, _, err = command("listen", "ws://example.invalid/")
+    said = f"{why}, by the proxy {scheme}://***@127.0.0.1:{port} of the environment; no_proxy = ex"
+    assert code == status and said in err and "sesame" not in err
 
 
 def test_a_signal_that_is_ignored_stays_so(scripted, command):

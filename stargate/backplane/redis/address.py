@@ -6,7 +6,7 @@ A password in it is never shown: not in an error, not in a ``repr``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -200,7 +200,7 @@ def _options(url: str) -> dict[str, Any]:
     return options
 
 
-def _check(given: Iterable[str], *, tls: bool) -> None:
+def _check(given: Collection[str], *, tls: bool) -> None:
     """Raise :class:`BadUrl` for an option that a URL can't have."""
     known = (*OPTIONS, *TLS_OPTIONS) if tls else OPTIONS
     for name in given:
@@ -218,6 +218,8 @@ def _check(given: Iterable[str], *, tls: bool) -> None:
         else:
             why = f"is wrong there: {near[0]} is for a URL that begins with rediss://"
         raise BadUrl(f"{name} {why}", form=False)
+    if "ssl_keyfile" in given and "ssl_certfile" not in given:
+        raise BadUrl("ssl_keyfile must have its ssl_certfile beside it", form=False)
 
 
 def _unread(why: str) -> str:

@@ -123,6 +123,23 @@ NO_HANDSHAKE = (
 #: What OpenSSL calls the answer of a server that does not speak TLS.
 NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE")
 
+#: An alert about our certificate: with TLS 1.3 it comes when the connection is open for us.
+NOT_TRUSTED = re.compile("ALERT_(CERTIFICATE|BAD_CERTIFICATE|UNKNOWN_CA)").search
+UNKNOWN_HERE = (
+    "the server has ended TLS: where it wants a certificate of whoever connects (tls-auth-clients "
+    "of Redis), the URL must have ssl_certfile and ssl_keyfile, of an authority that the server "
+    "trusts"
+)
+
+NOTHING_IN_COMMON = (
+    "there must be a version of TLS and a cipher that both sides take (tls-protocols and "
+    "tls-ciphers of Redis, ssl_ciphers of the URL), and where Redis wants a certificate "
+    "(tls-auth-clients) the URL must have ssl_certfile and ssl_keyfile"
+)
+
+#: OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+OF_ANOTHER_TIME = (9, 10)
+
 #: The files that the URL may name for TLS, and where redis-py keeps their paths.
 FILES = (
     ("ssl_ca_certs", "ca_certs"),
@@ -152,11 +169,8 @@ def _replied(whole: str, text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in words that no password is in."""
-    if isinstance(error, ssl.SSLEOFError) or "CERTIFICATE_REQUIRED" in str(error):
-        return (
-            "the server has ended TLS: where it wants a certificate of whoever connects "
-            "(tls-auth-clients of Redis), the URL must have ssl_certfile and ssl_keyfile"
-        )
+    if isinstance(error, ssl.SSLEOFError) or NOT_TRUSTED(str(error)):
+        return UNKNOWN_HERE
     if isinstance(error, OSError) and error.strerror:
         return _words(error)
     text = str(error) or type(error).__name__
@@ -208,16 +222,22 @@ def _no_unix_socket(found: BaseException | None, path: str) -> str:
 
 def _no_tls(found: ssl.SSLError, plain: Any) -> str:
     if isinstance(found, ssl.SSLCertVerificationError):
-        return (
-            f"the certificate of this Redis is not to be trusted ({found.verify_message}): "
+        said = f"the certificate of this Redis is not to be trusted ({found.verify_message}): "
+        if found.verify_code in OF_ANOTHER_TIME:
+            return f"{said}it must be renewed, or the clock of one of the two machines put right"
+        return said + (
             "ssl_ca_certs of the URL must name the file of the authority that signed it, and the "
             "host in the URL must be one that it is for"
         )
-    if found.reason in NO_TLS:
+    if NOT_TRUSTED(str(found)):
+        return UNKNOWN_HERE
+    if getattr(found, "reason", None) in NO_TLS:
         return (
             "what answers does not speak TLS: the port must be the tls-port of a Redis, or the URL "
             "must begin with redis://"
         )
+    if re.search("ALERT|cipher|PROTOCOL", str(found)):
+        return f"OpenSSL says {_words(found)}: {NOTHING_IN_COMMON}"
     return _unreadable(plain) or (
         f"OpenSSL says {_words(found)}: ssl_ca_certs, ssl_certfile and ssl_keyfile of the URL must "
         "be PEM files, the key that of the certificate"
@@ -238,7 +258,8 @@ def _unreadable(plain: Any) -> str:
 
 
 def _words(found: BaseException | None) -> str:
-    if isinstance(found, ssl.SSLError) and found.reason:
-        return found.reason.replace("_", " ").lower()
+    openssls = getattr(found, "reason", None) if isinstance(found, ssl.SSLError) else None
+    if openssls:
+        return str(openssls).replace("_", " ").lower()
     text = str(getattr(found, "strerror", None) or found)
     return re.sub(r" \(_ssl\.c:\d+\)$", "", text)

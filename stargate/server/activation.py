@@ -16,6 +16,12 @@ log = logging.getLogger("stargate.server")
 #: The first descriptor that is passed.
 FIRST = 3
 
+#: As where a shell or a reloader stands between.
+OF_ANOTHER = (
+    "sockets of systemd (LISTEN_FDS) are not taken: they are for the process LISTEN_PID = %r, and "
+    "this process is %d. ExecStart= must start the server itself, or by exec"
+)
+
 _NAMES = ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -25,9 +31,11 @@ def activated(*, tls: bool = False) -> list[Any] | None:
     They are taken once: the variables are unset, and children of this process inherit no socket.
     Raises ``ConfigurationError`` for what no server can accept connections on, ``tls`` or not.
     """
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+    whose, count = os.environ.get("LISTEN_PID"), os.environ.get("LISTEN_FDS", "")
+    if whose != str(os.getpid()):
+        if count:
+            log.warning(OF_ANOTHER, whose, os.getpid())
         return None
-    count = os.environ.get("LISTEN_FDS", "")
     for name in _NAMES:
         os.environ.pop(name, None)
     if not (count.isascii() and count.isdigit()):

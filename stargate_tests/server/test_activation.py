@@ -42,6 +42,19 @@ def test_none_at_all_is_none(passed):
     assert activated() is None
 
 
+@pytest.mark.parametrize(("pid", "said"), [("1", 1), ("", 1), (None, 0)])
+def test_what_is_for_another_process_is_left_and_that_is_said(
+    passed, monkeypatch, caplog, pid, said
+):
+    passed(listening())
+    monkeypatch.delenv("LISTEN_PID") if pid is None else monkeypatch.setenv("LISTEN_PID", pid)
+    if pid is None:
+        monkeypatch.delenv("LISTEN_FDS")
+    assert activated() is None and os.environ.get("LISTEN_PID") == pid
+    assert caplog.text.count(f"LISTEN_PID = {pid!r}, and this process is {os.getpid()}.") == said
+    socket.socket(fileno=activation.FIRST).close()
+
+
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.5", "\u0663"])
 def test_a_number_that_is_none_is_a_configuration_error(passed, count):
     passed(count=count)

@@ -30,6 +30,9 @@ Application = Callable[..., Any]
 #: first good-bye: a handshake is on its way there, and would be cut.
 HAND_OVER = 0.25
 
+#: Seconds for the good-bye to a backplane that does not answer.
+ENDING = 3.0
+
 
 def server_factory(global_conf: dict[str, str], **settings: Any) -> Callable[[Application], None]:
     """The server of ``use = egg:stargate#eventlet``: a function that serves an application.
@@ -153,7 +156,7 @@ class Server:
         try:
             self.engine.park()
             if leave:
-                leave_within(self._stopped_at + self.settings.graceful_timeout - monotonic())
+                leave_within(self._time_left() + ENDING)
         finally:
             for task in (self._deadline, self._next_look, self._drain):
                 if task is not None:
@@ -162,6 +165,8 @@ class Server:
             if self._unix_socket is not None:
                 remove_unix_socket(self.settings.unix_socket, self._unix_socket)
             self.engine.end()
+        if leave:
+            leave_within(self._time_left())
         if self._left is not None:
             log.warning(
                 "cut %d request(s), %d WebSocket(s) and %d view(s): graceful_timeout is %s s",
@@ -169,6 +174,9 @@ class Server:
                 self.settings.graceful_timeout,
             )
         log.info("stopped")
+
+    def _time_left(self) -> float:
+        return self._stopped_at + self.settings.graceful_timeout - monotonic()
 
     def stop(self, *, restarts: bool = False) -> None:
         """Accept no more, say 1001 to every WebSocket, and end when all have gone.

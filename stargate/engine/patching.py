@@ -69,10 +69,14 @@ def _let_threads_end() -> None:
 def _share_locks_with_threads() -> None:
     """Have eventlet put locks and queues in their places that OS threads can wait for too."""
     from eventlet.green import Queue, thread
+    from eventlet.green import threading as green
+    from eventlet.lock import Lock as GreenLock
 
     from stargate.engine.locks import Lock
 
     thread.Lock = thread.LockType = Lock
+    if green.Lock is GreenLock:  # Since Python 3.13; before, what makes one.
+        green.Lock = Lock
     Queue.__patched__.clear()  # The standard library's are made of locks.
     # In Python 3.11 a cached_property has one for all objects: a thread that works out the value
     # for one of them would hold up every greenlet that wants another's.

@@ -19,7 +19,14 @@ from redis.connection import SSLConnection
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from stargate.backplane.redis.errors import NO_HANDSHAKE, SILENT, not_opened, not_redis, parsed
+from stargate.backplane.redis.errors import (
+    NO_HANDSHAKE,
+    SILENT,
+    UNKNOWN_HERE,
+    not_opened,
+    not_redis,
+    parsed,
+)
 
 #: Bytes in one read.
 READ_SIZE = 65_536
@@ -62,6 +69,11 @@ class Connection:
             self._dial()
             self._sock = self._plain._sock
             self._log_in(until)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            self.disconnect()
+            if self._heard:
+                raise
+            raise ConnectionError(self._unheard(error)) from error
         except BaseException:
             self.disconnect()
             raise
@@ -110,10 +122,17 @@ class Connection:
         except ConnectionError as error:
             if self._heard:
                 raise
-            raise ConnectionError(SILENT) from error
+            raise ConnectionError(self._unheard(error)) from error
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    def _unheard(self, error: ConnectionError) -> str:
+        """Why a server has ended the connection before it said anything."""
+        ended = isinstance(error, ConnectionResetError | BrokenPipeError)
+        # TLS 1.3 is open for us before the server looks at our certificate; the reset comes behind
+        # what it says of that, and may overtake it.
+        return UNKNOWN_HERE if ended and isinstance(self._plain, SSLConnection) else SILENT
 
     def _open(self) -> Any:
         sock = self._sock

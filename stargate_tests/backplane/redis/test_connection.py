@@ -1,5 +1,7 @@
 import os
 import socket
+import ssl
+import struct
 import threading
 import time
 
@@ -10,6 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Deadline
 from stargate.backplane.redis.errors import parsed
+from stargate_tests.certificates import certificate
 from stargate_tests.redis_relay import UP
 from stargate_tests.waiting import wait_until
 
@@ -182,3 +185,32 @@ def test_the_deadline_of_logging_in_may_have_passed_already():
 
     with pytest.raises(TimeoutError, match="too long"):
         _Until(0.0).left()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [
+        ("rediss", "the server has ended TLS: where it wants a certificate"),
+        ("redis", "has closed the connection before it said anything"),
+    ],
+)
+def test_a_reset_before_the_first_word_is_told_as_what_it_means(connect, scheme, why):
+    """With TLS 1.3 it may overtake what the server says of our certificate."""
+    found, context = certificate(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(found.certfile, found.keyfile)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def reset():
+            sock = listening.accept()[0]
+            if scheme == "rediss":
+                sock = context.wrap_socket(sock, server_side=True)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        url = f"{scheme}://localhost:{listening.getsockname()[1]}/0"
+        query = f"?ssl_ca_certs={found.authority}" if scheme == "rediss" else ""
+        with pytest.raises(ConnectionError, match=why):
+            connect(url + query)
+        thread.join()

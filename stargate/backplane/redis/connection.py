@@ -69,11 +69,6 @@ class Connection:
             self._dial()
             self._sock = self._plain._sock
             self._log_in(until)
-        except (ConnectionResetError, BrokenPipeError) as error:
-            self.disconnect()
-            if self._heard:
-                raise
-            raise ConnectionError(self._unheard(error)) from error
         except BaseException:
             self.disconnect()
             raise
@@ -103,9 +98,14 @@ class Connection:
     def write(self, packed: bytes, deadline: Left) -> None:
         """Send commands that are packed; where that fails, the last one is not whole."""
         rest, sock = memoryview(packed), self._open()
-        while rest:
-            sock.settimeout(deadline.left())
-            rest = rest[sock.send(rest) :]
+        try:
+            while rest:
+                sock.settimeout(deadline.left())
+                rest = rest[sock.send(rest) :]
+        except (ConnectionResetError, BrokenPipeError) as error:
+            if self._heard or not isinstance(self._plain, SSLConnection):
+                raise
+            raise ConnectionError(self._unheard()) from error
 
     def read(self, deadline: Left) -> Any:
         """The next reply; where it is an error of the server, that is raised."""
@@ -122,17 +122,16 @@ class Connection:
         except ConnectionError as error:
             if self._heard:
                 raise
-            raise ConnectionError(self._unheard(error)) from error
+            raise ConnectionError(self._unheard()) from error
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    def _unheard(self, error: ConnectionError) -> str:
+    def _unheard(self) -> str:
         """Why a server has ended the connection before it said anything."""
-        ended = isinstance(error, ConnectionResetError | BrokenPipeError)
-        # TLS 1.3 is open for us before the server looks at our certificate; the reset comes behind
-        # what it says of that, and may overtake it.
-        return UNKNOWN_HERE if ended and isinstance(self._plain, SSLConnection) else SILENT
+        # TLS 1.3 is open for us before the server looks at our certificate. The end may overtake
+        # what it says of that.
+        return UNKNOWN_HERE if isinstance(self._plain, SSLConnection) else SILENT
 
     def _open(self) -> Any:
         sock = self._sock

@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stargate.backplane.redis.address import parse
 from stargate.backplane.redis.commands import Deadline
-from stargate.backplane.redis.errors import parsed
+from stargate.backplane.redis.errors import parsed, reason
 from stargate_tests.certificates import certificate
 from stargate_tests.redis_relay import UP
 from stargate_tests.waiting import wait_until
@@ -187,30 +187,27 @@ def test_the_deadline_of_logging_in_may_have_passed_already():
         _Until(0.0).left()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "why"),
-    [
-        ("rediss", "the server has ended TLS: where it wants a certificate"),
-        ("redis", "has closed the connection before it said anything"),
-    ],
-)
-def test_a_reset_before_the_first_word_is_told_as_what_it_means(connect, scheme, why):
+@pytest.mark.parametrize("writes", [True, False])
+def test_an_end_before_the_first_word_over_tls_is_told_as_what_it_means(connect, writes):
     """With TLS 1.3 it may overtake what the server says of our certificate."""
     found, context = certificate(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(found.certfile, found.keyfile)
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        opened = threading.Event()
 
         def reset():
-            sock = listening.accept()[0]
-            if scheme == "rediss":
-                sock = context.wrap_socket(sock, server_side=True)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.close()
+            with context.wrap_socket(listening.accept()[0], server_side=True) as sock:
+                opened.wait(20)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         thread = threading.Thread(target=reset)
         thread.start()
-        url = f"{scheme}://localhost:{listening.getsockname()[1]}/0"
-        query = f"?ssl_ca_certs={found.authority}" if scheme == "rediss" else ""
-        with pytest.raises(ConnectionError, match=why):
-            connect(url + query)
+        port = listening.getsockname()[1]
+        connection = connect(f"rediss://localhost:{port}/0?ssl_ca_certs={found.authority}")
+        if not writes:
+            connection.send_command("PING")
+        opened.set()
         thread.join()
+        with pytest.raises(OSError) as ended:
+            ask(connection, "PING") if writes else connection.read(Deadline(10.0))
+    assert reason(ended.value).startswith("the server has ended TLS: where it wants a certificate")

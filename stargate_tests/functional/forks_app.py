@@ -192,6 +192,17 @@ def count(context, request):
     return Response(str(context.listener_count()))
 
 
+def obey(websocket, message):
+    """Fork where ``message`` says how, and answer with the process."""
+    way, _, folder = message.partition(" ")
+    if folder:
+        WAYS[way](folder)
+    else:
+        print("heard", message, file=sys.stderr, flush=True)
+    with contextlib.suppress(ConnectionClosed):
+        websocket.send(str(os.getpid()))
+
+
 class Forking(WebSocketView):
     """Forks where a message says so, and answers with its process."""
 
@@ -199,13 +210,7 @@ class Forking(WebSocketView):
         pass
 
     def on_message(self, websocket, message):
-        way, _, folder = message.partition(" ")
-        if folder:
-            WAYS[way](folder)
-        else:
-            print("heard", message, file=sys.stderr, flush=True)
-        with contextlib.suppress(ConnectionClosed):
-            websocket.send(str(os.getpid()))
+        obey(websocket, message)
 
     def on_close(self, websocket):
         print("closed in", os.getpid(), file=sys.stderr, flush=True)
@@ -214,13 +219,7 @@ class Forking(WebSocketView):
 class ForkingHandler(WebSocketView):
     def handler(self, websocket):
         for message in websocket:
-            way, _, folder = message.partition(" ")
-            if folder:
-                WAYS[way](folder)
-            else:
-                print("heard", message, file=sys.stderr, flush=True)
-            with contextlib.suppress(ConnectionClosed):
-                websocket.send(str(os.getpid()))
+            obey(websocket, message)
 
 
 def main(global_config, **settings):
